@@ -1,0 +1,201 @@
+"""From a configuration to the objects of a run. The only file that chooses implementations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from credo.collect import Collector
+from credo.config import DataConfig, ModelConfig, RolloutConfig, TrainConfig, VerifyConfig
+from credo.console import Console
+from credo.data.prompts import render
+from credo.data.problems import load_problems, without
+from credo.data.stream import ProblemStream
+from credo.dist.device import choose_device, set_threads
+from credo.dist.world import World
+from credo.models.causal import CausalModel, load_model
+from credo.models.policy import Policy
+from credo.models.prm import Prm
+from credo.models.reference import Reference
+from credo.rollout.engine import RolloutEngine, SamplingParams
+from credo.rollout.torch_engine import TorchEngine
+from credo.types import Problem
+from credo.verify.extraction import Extraction
+from credo.verify.pool import JudgePool
+from credo.verify.verifier import Verifier
+
+Encode = Callable[[Problem], tuple[int, ...]]
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything a training run is made of."""
+
+    start: CausalModel
+    """The policy's model with its tokenizer."""
+    policy: Policy
+    prm: Prm | None
+    reference: Reference | Policy | None
+    engine: RolloutEngine
+    verifier: Verifier
+    collector: Collector
+    encode: Encode
+    decode: Decode
+    held_out: tuple[Problem, ...]
+    fingerprint: str
+    """SHA-256 of the weights that policy and reference start from."""
+
+
+def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
+    """Loads the data, then the models. Raises ValueError for whatever the user can mend."""
+    set_threads(config.run.threads)
+    device = choose_device(config.run.device)
+    train, held_out = _problems(config, console)
+    start = load_model(config.model.path, device=device)
+    encode, decode = encoder(start, config.data), decoder(start)
+    train = _short_enough(train, encode, config.data, console)
+    policy = Policy(
+        start.model,
+        config.policy,
+        temperature=config.rollout.temperature,
+        token_budget=config.training.tokens_per_microbatch,
+        compute=config.model.compute,
+        seed=config.run.seed,
+    )
+    prm, reference = _prm(config, policy, device)
+    engine = build_engine(start, config.rollout, config.model)
+    verifier = build_verifier(config.verify)
+    collector = Collector(
+        stream=ProblemStream(train, seed=config.run.seed, rank=world.rank, world_size=world.size),
+        engine=engine,
+        verifier=verifier,
+        encode=encode,
+        decode=decode,
+        config=config.filter,
+        params=training_params(config.rollout),
+        per_prompt=config.rollout.per_prompt,
+        seed=config.run.seed,
+        max_unknown_share=config.verify.max_unknown_share,
+    )
+    return Parts(
+        start=start,
+        policy=policy,
+        prm=prm,
+        reference=reference,
+        engine=engine,
+        verifier=verifier,
+        collector=collector,
+        encode=encode,
+        decode=decode,
+        held_out=tuple(held_out),
+        fingerprint=fingerprint(start),
+    )
+
+
+def build_engine(start: CausalModel, rollout: RolloutConfig, model: ModelConfig) -> RolloutEngine:
+    """The engine that samples from ``start``."""
+    return TorchEngine(
+        start.model,
+        eos_ids=start.eos_ids,
+        pad_id=start.pad_id,
+        concurrent=rollout.concurrent,
+        compute=model.compute,
+    )
+
+
+def build_verifier(config: VerifyConfig) -> Verifier:
+    """The verifier of all kinds of problems; its processes start with the first response."""
+    return JudgePool(
+        Extraction(kind=config.extract, pattern=config.pattern),
+        workers=config.workers,
+        deadline=config.deadline,
+        memory_mb=config.memory_mb,
+    )
+
+
+def training_params(config: RolloutConfig) -> SamplingParams:
+    """How training rollouts are drawn."""
+    return SamplingParams(temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens)
+
+
+def encoder(start: CausalModel, config: DataConfig) -> Encode:
+    """Problem to prompt tokens, through the template of ``config``."""
+
+    def encode(problem: Problem) -> tuple[int, ...]:
+        return render(
+            problem.prompt, start.tokenizer, template=config.template, system=config.system, suffix=config.suffix
+        )
+
+    return encode
+
+
+def decoder(start: CausalModel) -> Decode:
+    """Response tokens to text, special tokens removed."""
+    return lambda ids: start.tokenizer.decode(list(ids), skip_special_tokens=True)  # pyright: ignore
+
+
+def fingerprint(start: CausalModel) -> str:
+    """SHA-256 over every weight, so that a resumed run notices another model at the same path."""
+    digest = hashlib.sha256()
+    for _, weight in start.model.named_parameters():
+        digest.update(weight.detach().cpu().contiguous().view(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def _problems(config: TrainConfig, console: Console) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems, which have no prompt in common."""
+    data, evaluation = config.data, config.evaluation
+    train, report = load_problems(data.train, kind=data.kind, max_bad_share=data.max_bad_share)
+    if report.bad_rows:
+        console.warn(f"{len(report.bad_rows)} unreadable rows skipped, the first: {report.bad_rows[0]}")
+    held_out: list[Problem] = []
+    if evaluation.sources:
+        held_out, _ = load_problems(evaluation.sources, kind=data.kind, max_bad_share=data.max_bad_share)
+        held_out = held_out[: evaluation.limit or None]
+        train, shared = without(train, held_out)
+        if shared:
+            console.say(f"{shared:,} training problems are also held out; left out of training.")
+    if not train:
+        raise ValueError("data.train: no problem is left to train on; every one of them is also in evaluation.sources.")
+    console.say(f"{len(train):,} problems to train on, {len(held_out):,} held out.")
+    return train, held_out
+
+
+def _short_enough(problems: list[Problem], encode: Encode, config: DataConfig, console: Console) -> list[Problem]:
+    """The problems whose prompts fit ``data.max_prompt_tokens``; one that does not is refused unless they are dropped."""
+    kept, limit = [], config.max_prompt_tokens
+    for problem in problems:
+        length = len(encode(problem))
+        if length <= limit:
+            kept.append(problem)
+        elif not config.drop_long_prompts:
+            raise ValueError(
+                f"The prompt of {problem.id} has {length:,} tokens, over data.max_prompt_tokens = {limit:,}; raise the limit "
+                "or set data.drop_long_prompts = true."
+            )
+    if len(kept) < len(problems):
+        console.warn(f"{len(problems) - len(kept):,} problems dropped: prompts over {limit:,} tokens.")
+    if not kept:
+        raise ValueError(f"Every prompt is longer than data.max_prompt_tokens = {limit:,}; raise the limit.")
+    return kept
+
+
+def _prm(config: TrainConfig, policy: Policy, device: str) -> tuple[Prm | None, Reference | Policy | None]:
+    if not config.prm.enabled:
+        return None, None
+    budget, compute = config.training.tokens_per_microbatch, config.model.compute
+    prm_start = load_model(config.prm.path or config.model.path, device=device)
+    if prm_start.model.config.vocab_size != policy.model.config.vocab_size:
+        raise ValueError(
+            f"prm.path: the PRM has {prm_start.model.config.vocab_size:,} tokens and the policy "
+            f"{policy.model.config.vocab_size:,}; log-ratios need one tokenizer."
+        )
+    prm = Prm(prm_start.model, config.prm, token_budget=budget, compute=compute)
+    match config.prm.reference:
+        case "policy":
+            return prm, policy
+        case "initial":
+            frozen = load_model(config.model.path, device=device).model
+            return prm, Reference(frozen, token_budget=budget, compute=compute)

@@ -1,0 +1,157 @@
+"""Checkpoints that are whole or absent: written aside, hashed, renamed; a damaged one is refused by name.
+
+A checkpoint holds ``policy/`` and ``prm/`` as Hugging Face folders, ``optimizers.pt``, ``state.json`` (step, configuration,
+data stream, surplus groups) and ``manifest.json`` with the size and SHA-256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from credo.models.causal import load_weights, save_model
+from credo.models.policy import Policy
+from credo.models.prm import Prm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on disk that has passed its manifest."""
+
+    folder: Path
+    step: int
+    state: Mapping[str, Any]
+
+
+def save(
+    checkpoints: Path,
+    step: int,
+    *,
+    policy: Policy,
+    prm: Prm | None,
+    tokenizer: PreTrainedTokenizerFast,
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Writes ``step-000123`` below ``checkpoints``, then removes all but the newest ``keep`` (0 keeps all).
+
+    Raises RuntimeError if the disk refuses; the checkpoints already there stay.
+    """
+    final = checkpoints / f"step-{step:06d}"
+    aside = final.with_suffix(".tmp")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_model(policy.model, tokenizer, aside / "policy")
+        optimizers = {"policy": policy.optimizer.state(), "random": torch.get_rng_state()}
+        if prm is not None:
+            save_model(prm.model, tokenizer, aside / "prm")
+            optimizers["prm"] = prm.optimizer.state()
+        torch.save(optimizers, aside / "optimizers.pt")
+        (aside / "state.json").write_text(json.dumps({"step": step, **state}))
+        manifest = {str(path.relative_to(aside)): _fingerprint(path) for path in _files(aside)}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in _files(aside):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        _sync(checkpoints)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not _disk_refused(error):
+            raise
+        raise RuntimeError(
+            f"The checkpoint of step {step} could not be written below {checkpoints}: {error}. "
+            "Make room there and start again with --resume auto; the last whole checkpoint is untouched."
+        ) from None
+    _prune(checkpoints, keep)
+    return final
+
+
+def newest_whole(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that passes its manifest, or None if there is none at all.
+
+    Damaged ones are named through ``warn``. Raises ValueError if there are only damaged ones.
+    """
+    damaged = []
+    for folder in sorted(checkpoints.glob("step-??????"), reverse=True):
+        try:
+            return read(folder)
+        except ValueError as error:
+            warn(str(error))
+            damaged.append(folder.name)
+    if damaged:
+        raise ValueError(
+            f"No checkpoint in {checkpoints} is whole ({', '.join(damaged)}); start again in another folder "
+            "(--run.name) or remove this one."
+        )
+    return None
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder``. Raises ValueError naming the file that is missing, cut short or altered."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, expected in manifest.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != expected["bytes"] or _fingerprint(path) != expected:
+                raise ValueError(f"The checkpoint {folder} is damaged: {name} is not what was saved.")
+        state = json.loads((folder / "state.json").read_text())
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} is not a whole checkpoint: {error}.") from None
+    return Checkpoint(folder=folder, step=state["step"], state=state)
+
+
+def restore(checkpoint: Checkpoint, *, policy: Policy, prm: Prm | None) -> None:
+    """Writes the weights and optimisers of ``checkpoint`` into ``policy`` and ``prm``."""
+    optimizers = torch.load(checkpoint.folder / "optimizers.pt", weights_only=True)
+    if (prm is None) != ("prm" not in optimizers):
+        raise ValueError(f"The checkpoint {checkpoint.folder} was saved with another prm.enabled than this run's.")
+    load_weights(policy.model, checkpoint.folder / "policy")
+    policy.optimizer.restore(optimizers["policy"])
+    if prm is not None:
+        load_weights(prm.model, checkpoint.folder / "prm")
+        prm.optimizer.restore(optimizers["prm"])
+    torch.set_rng_state(optimizers["random"])
+
+
+def _prune(checkpoints: Path, keep: int) -> None:
+    whole = sorted(checkpoints.glob("step-??????"))
+    for folder in whole[:-keep] if keep else []:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_refused(error: Exception) -> bool:
+    """Whether ``error`` is the file system's; torch and safetensors wrap it in errors of their own."""
+    text = str(error).lower()
+    return isinstance(error, OSError) or "no space" in text or "write" in text or "os error" in text

@@ -1,0 +1,179 @@
+"""The command ``credo``: parses arguments, calls one function, and turns the user's mistakes into one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+COMMANDS = {
+    "sft": "supervised warm-up: build or tune a model on demonstrations",
+    "train": "online PRIME",
+    "evaluate": "avg@k of a model on problems, with intervals",
+    "plan": "batch arithmetic and memory of a recipe, without loading anything",
+    "verify": "judge the responses of a file",
+}
+Options = TypeVar("Options")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``credo``. Exits with 0, or with 1 after one sentence on standard error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if words[0] == "--version":
+        from credo import __version__
+
+        print(f"credo {__version__}")
+        return
+    try:
+        _run(words[0], words[1:])
+    except (ValueError, RuntimeError) as error:
+        if type(error) not in (ValueError, RuntimeError):
+            raise  # a library's error, so our bug: the trace is wanted
+        _leave(str(error))
+    except OSError as error:
+        _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+    except KeyboardInterrupt:
+        _leave("Interrupted.", status=130)
+
+
+def _run(command: str, words: list[str]) -> None:
+    match command:
+        case "sft":
+            _sft(words)
+        case "train":
+            _train(words)
+        case "plan":
+            _plan(words)
+        case "evaluate":
+            _evaluate(words)
+        case "verify":
+            _verify(words)
+        case _:
+            import difflib
+
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            raise ValueError(f"There is no command '{command}'.{f' Did you mean {near[0]}?' if near else ''} See credo --help.")
+
+
+def _train(words: list[str]) -> None:
+    from credo.config import TrainConfig
+    from credo.recipe import read_recipe
+
+    if _wants_help(words):
+        _recipe_help(TrainConfig, "train")
+        return
+    resume, words = _taken(words, "--resume", "auto")
+    recipes, flags = _split(words)
+    config = read_recipe(TrainConfig, recipes, flags)
+    from credo.train import train
+
+    train(config, resume=resume)
+
+
+def _sft(words: list[str]) -> None:
+    from credo.config import SftConfig
+    from credo.recipe import read_recipe
+
+    if _wants_help(words):
+        _recipe_help(SftConfig, "sft")
+        return
+    recipes, flags = _split(words)
+    config = read_recipe(SftConfig, recipes, flags)
+    from credo.sft import sft
+
+    sft(config)
+
+
+def _plan(words: list[str]) -> None:
+    from credo.config import TrainConfig
+    from credo.recipe import read_recipe
+
+    if _wants_help(words):
+        _recipe_help(TrainConfig, "plan")
+        return
+    recipes, flags = _split(words)
+    config = read_recipe(TrainConfig, recipes, flags)
+    from credo.plan import plan
+
+    print(plan(config))
+
+
+def _evaluate(words: list[str]) -> None:
+    from credo.options import EvaluateOptions
+
+    options = _parsed(EvaluateOptions, "evaluate", words)
+    from credo.evaluate import evaluate
+
+    evaluate(options)
+
+
+def _verify(words: list[str]) -> None:
+    from credo.grading import GradeOptions, grade
+
+    grade(_parsed(GradeOptions, "verify", words))
+
+
+def _parsed(options: Callable[..., Options], command: str, words: list[str]) -> Options:
+    """The options of a command without a recipe; a mistake exits with 1."""
+    import tyro
+
+    try:
+        return tyro.cli(options, prog=f"credo {command}", args=words)
+    except SystemExit as leaving:
+        sys.exit(1 if leaving.code else 0)
+
+
+def _split(words: list[str]) -> tuple[list[Path], list[str]]:
+    """Recipes first, flags after them."""
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    if first == 0:
+        raise ValueError("Name a recipe, e.g. credo train recipes/demo.toml; --help lists the options.")
+    return [Path(word) for word in words[:first]], words[first:]
+
+
+def _taken(words: list[str], flag: str, default: str) -> tuple[str, list[str]]:
+    """The value of ``flag`` and the other words."""
+    for index, word in enumerate(words):
+        if word == flag:
+            if index + 1 == len(words):
+                raise ValueError(f"{flag} needs a value.")
+            return words[index + 1], words[:index] + words[index + 2 :]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2], words[:index] + words[index + 1 :]
+    return default, words
+
+
+def _wants_help(words: list[str]) -> bool:
+    return "--help" in words or "-h" in words
+
+
+def _recipe_help(tree: type, command: str) -> None:
+    import tyro
+
+    print(f"credo {command} RECIPE.toml [MORE.toml ...] [--section.key value ...]")
+    if command == "train":
+        print("  --resume auto|never|CHECKPOINT   go on (default), refuse a used folder, or branch off a checkpoint")
+    print("Later recipes and flags win. Options:\n")
+    with_required = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    try:
+        tyro.cli(with_required(tree), prog=f"credo {command} RECIPE.toml", args=["--help"])
+    except SystemExit:
+        return
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(["credo trains language models with PRIME.", "", *lines, "", "credo COMMAND --help tells more."])
+
+
+def _leave(sentence: str, *, status: int = 1) -> None:
+    print(f"credo: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Fills one training batch: draw problems, sample, verify, keep the groups worth training on, and refill within bounds.
+
+Groups beyond the batch are kept for the next step only while the policy that sampled them is unchanged; after an update
+their problems go back to the front of the stream and are sampled anew. Every dropped group is counted with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from credo.config import FilterConfig
+from credo.data.stream import ProblemStream
+from credo.rollout.engine import Progress, RolloutEngine, SamplingParams
+from credo.seeds import mixed_seed
+from credo.types import Group, Problem, Rollout, Unknown, Verdict
+from credo.verify.verifier import Verifier
+
+DROP_REASONS = ("too_easy", "too_hard", "truncated", "unjudged")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """The groups of one step and what it took to get them."""
+
+    groups: tuple[Group, ...]
+    metrics: Mapping[str, float]
+
+
+def why_dropped(group: Group, config: FilterConfig) -> str | None:
+    """The reason this group is not trained on, or None if it is.
+
+    The accuracy band is inclusive at both ends, as in the released code (with 4 binary rewards 0.2-0.8 keeps 1 to 3).
+    """
+    if len(group.rollouts) < 2:
+        return "unjudged"
+    if config.drop_truncated and group.truncated:
+        return "truncated"
+    if group.accuracy < config.accuracy_low - 1e-6:
+        return "too_hard"
+    if group.accuracy > config.accuracy_high + 1e-6:
+        return "too_easy"
+    return None
+
+
+class Collector:
+    """Draws, samples and judges until a batch is full. Its state is the stream and the surplus."""
+
+    def __init__(
+        self,
+        *,
+        stream: ProblemStream,
+        engine: RolloutEngine,
+        verifier: Verifier,
+        encode: Callable[[Problem], tuple[int, ...]],
+        decode: Callable[[Sequence[int]], str],
+        config: FilterConfig,
+        params: SamplingParams,
+        per_prompt: int,
+        seed: int,
+        max_unknown_share: float,
+    ) -> None:
+        self.stream, self.engine, self.verifier = stream, engine, verifier
+        self.encode, self.decode, self.config = encode, decode, config
+        self.params, self.per_prompt, self.seed = params, per_prompt, seed
+        self.max_unknown_share = max_unknown_share
+        self.surplus: tuple[Group, ...] = ()
+        self.surplus_version = -1
+
+    def collect(self, count: int, policy_version: int, progress: Progress | None = None) -> Collection:
+        """``count`` groups that pass the filter, or fewer after ``filter.max_rounds`` rounds.
+
+        Raises RuntimeError if more verdicts are unknown than ``verify.max_unknown_share`` allows.
+        """
+        kept = self._fresh_surplus(policy_version)
+        tally = _Tally(reused=len(kept))
+        while len(kept) < count and tally.rounds < self.config.max_rounds:
+            keep_rate = (tally.kept + 1) / (tally.drawn + 1)
+            wanted = min(count, math.ceil((count - len(kept)) / keep_rate))
+            for group in self._sample_and_judge(wanted, tally, progress):
+                reason = why_dropped(group, self.config)
+                tally.count(group, reason)
+                if reason is None:
+                    kept.append(group)
+            tally.rounds += 1
+            tally.refuse_unknowns(self.max_unknown_share)
+        self.surplus, self.surplus_version = tuple(kept[count:]), policy_version
+        return Collection(groups=tuple(kept[:count]), metrics=tally.metrics(surplus=len(self.surplus)))
+
+    @contextmanager
+    def undone_by(self, error: type[Exception]) -> Iterator[None]:
+        """If the block ends with ``error``, the collector is as it was before the block."""
+        before = self.state()
+        try:
+            yield
+        except error:
+            self.restore(before)
+            raise
+
+    def state(self) -> dict[str, Any]:
+        """Stream position and surplus as JSON values."""
+        surplus = [asdict(group) | {"problem": group.problem.id} for group in self.surplus]
+        return {"stream": self.stream.state(), "surplus": surplus, "surplus_version": self.surplus_version}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The collector as it was when ``state`` was taken."""
+        self.stream.restore(state["stream"])
+        self.surplus = tuple(self._group(values) for values in state["surplus"])
+        self.surplus_version = state["surplus_version"]
+
+    def _fresh_surplus(self, policy_version: int) -> list[Group]:
+        if self.surplus_version == policy_version:
+            return list(self.surplus)
+        self.stream.put_back([group.problem for group in self.surplus])
+        return []
+
+    def _sample_and_judge(self, count: int, tally: _Tally, progress: Progress | None) -> list[Group]:
+        first = self.stream.drawn
+        problems = self.stream.take(count)
+        seeds = [mixed_seed(self.seed, first + index) for index in range(count)]
+        started = time.perf_counter()
+        prompts = [self.encode(problem) for problem in problems]
+        rollouts = self.engine.sample(prompts, self.per_prompt, self.params, seeds, progress)
+        sampled = time.perf_counter()
+        responses = [[self.decode(rollout.response_ids) for rollout in group] for group in rollouts]
+        tasks = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
+        verdicts = self.verifier.verify(tasks)
+        tally.sampling_seconds += sampled - started
+        tally.verifying_seconds += time.perf_counter() - sampled
+        tally.see(rollouts, verdicts)
+        k = self.per_prompt
+        return [
+            judged_group(problem, rollouts[i], responses[i], verdicts[i * k : (i + 1) * k])
+            for i, problem in enumerate(problems)
+        ]
+
+    def _group(self, values: Mapping[str, Any]) -> Group:
+        return Group(
+            problem=self.stream.problem(values["problem"]),
+            rollouts=tuple(
+                Rollout(
+                    prompt_ids=tuple(rollout["prompt_ids"]),
+                    response_ids=tuple(rollout["response_ids"]),
+                    logprobs=tuple(rollout["logprobs"]),
+                    finish=rollout["finish"],
+                )
+                for rollout in values["rollouts"]
+            ),
+            responses=tuple(values["responses"]),
+            verdicts=tuple(Verdict(**verdict) for verdict in values["verdicts"]),
+        )
+
+
+def judged_group(
+    problem: Problem, rollouts: Sequence[Rollout], responses: Sequence[str], verdicts: Sequence[Verdict | Unknown]
+) -> Group:
+    """The group without its unknown verdicts: what could not be judged has no reward, so it has no place in a baseline."""
+    judged = [(r, t, v) for r, t, v in zip(rollouts, responses, verdicts, strict=True) if isinstance(v, Verdict)]
+    return Group(
+        problem=problem,
+        rollouts=tuple(rollout for rollout, _, _ in judged),
+        responses=tuple(text for _, text, _ in judged),
+        verdicts=tuple(replace(verdict, seconds=0.0) for _, _, verdict in judged),
+    )
+
+
+class _Tally:
+    """Counts of one step's collection."""
+
+    def __init__(self, *, reused: int) -> None:
+        self.reused, self.rounds, self.drawn, self.kept = reused, 0, 0, 0
+        self.dropped: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.responses = self.tokens = self.truncated = self.judged = 0
+        self.score = self.longest = 0.0
+        self.sampling_seconds = self.verifying_seconds = 0.0
+
+    def see(self, rollouts: Sequence[Sequence[Rollout]], verdicts: Sequence[Verdict | Unknown]) -> None:
+        """Takes note of every rollout, before any filter."""
+        for rollout in (rollout for group in rollouts for rollout in group):
+            self.responses += 1
+            self.tokens += len(rollout.response_ids)
+            self.longest = max(self.longest, float(len(rollout.response_ids)))
+            self.truncated += rollout.finish == "length"
+        for verdict in verdicts:
+            match verdict:
+                case Verdict():
+                    self.judged += 1
+                    self.score += verdict.score
+                case Unknown():
+                    self.reasons[verdict.reason] += 1
+
+    def count(self, group: Group, reason: str | None) -> None:
+        """Takes note of what became of a group."""
+        self.drawn += 1
+        if reason is None:
+            self.kept += 1
+        else:
+            self.dropped[reason] += 1
+
+    def refuse_unknowns(self, limit: float) -> None:
+        """Raises RuntimeError if too many verdicts are unknown to trust the rest."""
+        unknown = self.responses - self.judged
+        if unknown > limit * self.responses:
+            reason, _ = self.reasons.most_common(1)[0]
+            raise RuntimeError(
+                f"The verifier could not judge {unknown} of {self.responses} responses (most often: {reason}), more than "
+                f"verify.max_unknown_share = {limit} allows. Raise verify.deadline or verify.memory_mb, or mend the data."
+            )
+
+    def metrics(self, *, surplus: int) -> dict[str, float]:
+        """The counts as metrics."""
+        responses = max(1, self.responses)
+        return {
+            "rollout/accuracy": self.score / max(1, self.judged),
+            "rollout/responses": float(self.responses),
+            "rollout/tokens": float(self.tokens),
+            "rollout/mean_length": self.tokens / responses,
+            "rollout/max_length": self.longest,
+            "rollout/truncated_share": self.truncated / responses,
+            "verify/unknown": float(self.responses - self.judged),
+            "filter/rounds": float(self.rounds),
+            "filter/drawn": float(self.drawn),
+            "filter/kept": float(self.kept),
+            "filter/reused": float(self.reused),
+            "filter/surplus": float(surplus),
+            **{f"filter/{reason}": float(self.dropped[reason]) for reason in DROP_REASONS},
+            "time/sample": self.sampling_seconds,
+            "time/verify": self.verifying_seconds,
+            "perf/tokens_per_second": self.tokens / max(1e-9, self.sampling_seconds),
+        }

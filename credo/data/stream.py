@@ -1,0 +1,106 @@
+"""The endless, resumable order in which one rank meets the problems. It samples and judges nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from credo.data.problems import fingerprint
+from credo.types import Problem
+
+
+class ProblemStream:
+    """Every epoch is a new shuffle, made from the seed and the epoch's number, dealt out to the ranks in turn."""
+
+    def __init__(self, problems: Sequence[Problem], *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        """Raises ValueError for fewer problems than ranks, and for two problems of one id."""
+        assert 0 <= rank < world_size
+        if len(problems) < world_size:
+            raise ValueError(
+                f"{len(problems)} problem(s) do not suffice for {world_size} rank(s); add problems or use fewer ranks."
+            )
+        self._problems = tuple(problems)
+        self._positions = {problem.id: index for index, problem in enumerate(self._problems)}
+        if len(self._positions) < len(self._problems):
+            raise ValueError(
+                "Two problems share an id, so a resumed run could not tell them apart; give them other ids."
+            )
+        self._identity = {
+            "problems": fingerprint(self._problems),
+            "seed": seed,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        self._epoch, self._next = 0, 0
+        self._order = self._deal(epoch=0)
+        self._front: deque[int] = deque()
+        self._drawn = 0
+
+    @property
+    def drawn(self) -> int:
+        """How many problems have been taken in all, those put back and taken again included."""
+        return self._drawn
+
+    def problem(self, id: str) -> Problem:
+        """The problem of that id. Raises ValueError if the stream has none."""
+        return self._problems[self._position(id)]
+
+    def take(self, count: int) -> list[Problem]:
+        """The next ``count`` problems, different ones unless there are fewer than ``count``.
+
+        A problem that comes up twice waits at the front for the next call.
+        """
+        taken: list[int] = []
+        seen: set[int] = set()
+        repeated: list[int] = []
+        while len(taken) < count:
+            index = self._front.popleft() if self._front else self._advance()
+            if index in seen and len(seen) < len(self._problems):
+                repeated.append(index)
+            else:
+                taken.append(index)
+                seen.add(index)
+        self._front.extendleft(reversed(repeated))
+        self._drawn += count
+        return [self._problems[index] for index in taken]
+
+    def put_back(self, problems: Sequence[Problem]) -> None:
+        """Puts ``problems`` before everything else, to be taken again in this order."""
+        self._front.extendleft([self._position(problem.id) for problem in reversed(problems)])
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON values."""
+        place = {"epoch": self._epoch, "next": self._next, "front": list(self._front), "drawn": self._drawn}
+        return {**self._identity, **place}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where ``state`` was taken. Raises ValueError if the problems, the seed or the ranks differ."""
+        changed = [name for name, value in self._identity.items() if state[name] != value]
+        if changed:
+            raise ValueError(
+                f"The saved data order was made with other {', '.join(changed)}, so it cannot be continued to the row; "
+                "resume with the same sources, seed and number of processes, or start a new run."
+            )
+        self._epoch, self._next = state["epoch"], state["next"]
+        self._order = self._deal(epoch=self._epoch)
+        self._front = deque(state["front"])
+        self._drawn = state["drawn"]
+
+    def _position(self, id: str) -> int:
+        if id not in self._positions:
+            raise ValueError(f"No problem here has the id '{id}'; load the sources that it came from.")
+        return self._positions[id]
+
+    def _advance(self) -> int:
+        if self._next == len(self._order):
+            self._epoch, self._next = self._epoch + 1, 0
+            self._order = self._deal(epoch=self._epoch)
+        self._next += 1
+        return self._order[self._next - 1]
+
+    def _deal(self, *, epoch: int) -> list[int]:
+        order = list(range(len(self._problems)))
+        random.Random(f"{self._identity['seed']} {epoch}").shuffle(order)
+        return order[self._identity["rank"] :: self._identity["world_size"]]

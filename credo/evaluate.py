@@ -1,0 +1,71 @@
+"""``credo evaluate``: avg@k of a model on any source of problems, with intervals, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from credo.assemble import build_verifier, decoder, encoder
+from credo.config import DataConfig, VerifyConfig
+from credo.console import Console
+from credo.data.problems import load_problems
+from credo.dist.device import choose_device, set_threads
+from credo.evaluation import evaluate_policy
+from credo.models.causal import load_model
+from credo.options import EvaluateOptions
+from credo.rollout.engine import SamplingParams
+from credo.rollout.torch_engine import TorchEngine
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Prints a line a benchmark. Raises ValueError for what the user can mend."""
+    console = Console()
+    if options.samples < 1 or options.max_tokens < 1 or not 0 < options.top_p <= 1 or options.temperature < 0:
+        raise ValueError("--samples and --max-tokens are 1 or more, --top-p is in (0, 1], --temperature is 0 or more.")
+    sources = [source for source in options.benchmarks.split(",") if source]
+    prompts = DataConfig(
+        train=tuple(sources), template=options.template, system=options.system, suffix=options.suffix
+    )
+    verify = VerifyConfig(extract=options.extract, pattern=options.pattern)
+    benchmarks = {source: load_problems([source], kind=options.kind)[0] for source in sources}
+    set_threads(options.threads)
+    start = load_model(options.model, device=choose_device(options.device))
+    engine = TorchEngine(
+        start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent
+    )
+    verifier = build_verifier(verify)
+    results = []
+    try:
+        for source, problems in benchmarks.items():
+            chosen = problems[: options.limit or None]
+            started = time.perf_counter()
+            with console.stage(source, "tokens") as progress:
+                evaluation = evaluate_policy(
+                    chosen,
+                    engine=engine,
+                    verifier=verifier,
+                    encode=encoder(start, prompts),
+                    decode=decoder(start),
+                    params=SamplingParams(
+                        temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens
+                    ),
+                    samples=options.samples,
+                    seed=options.seed,
+                    progress=progress,
+                )
+            summary = evaluation.summary()
+            console.say(
+                f"{source}: avg@{options.samples} {summary['eval/accuracy']:.3f} (95 % interval "
+                f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}), {len(chosen):,} problems, "
+                f"{evaluation.unknown} unknown, {time.perf_counter() - started:.0f} s"
+            )
+            rows = [
+                {"id": group.problem.id, "scores": [verdict.score for verdict in group.verdicts], "responses": group.responses}
+                for group in evaluation.groups
+            ]
+            results.append({"benchmark": source, **summary, "problems": rows})
+    finally:
+        verifier.close()
+    if options.output is not None:
+        options.output.write_text(json.dumps({"model": options.model, "results": results}, indent=1, ensure_ascii=False))
+        console.say(f"Every response is in {options.output}.")

@@ -1,0 +1,196 @@
+"""What a run writes down, and how it goes on from what it wrote: metrics, rollouts, evaluations, checkpoints, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from credo import checkpoint
+from credo.algo.rewards import log_ratios_to_rewards
+from credo.assemble import Parts
+from credo.config import TrainConfig
+from credo.console import Console, duration
+from credo.evaluation import evaluate_policy, paired_gain
+from credo.loggers import JsonlLogger, Loggers, tracker
+from credo.recipe import flat, to_toml
+from credo.rollout.engine import SamplingParams
+from credo.run_folder import EVALUATION, LOG, METRICS, RunFolder
+from credo.types import Batch, Group
+from credo.watch import Watch
+
+EVALUATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one training step computed."""
+
+    batch: Batch
+    log_ratios: Float[Tensor, "B S"] | None
+    advantages: Float[Tensor, "B S"]
+    metrics: Mapping[str, float]
+
+    @property
+    def skipped(self) -> int:
+        """Optimiser steps not taken because a number was not finite."""
+        return int(self.metrics.get("policy/skipped_steps", 0) + self.metrics.get("prm/skipped_steps", 0))
+
+
+class Journal:
+    """The written side of one run."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, resume: str) -> None:
+        self.config, self.folder = config, folder
+        self.console = Console(folder.folder / LOG)
+        self.watch = Watch(config, self.console)
+        self._found = folder.begin(resume, flat(config), to_toml(config), self.console.warn)
+        trackers = [tracker(kind, config.run.name, folder.folder, flat(config)) for kind in config.run.trackers]
+        self.logger = Loggers([JsonlLogger(folder.folder / METRICS), *trackers])
+
+    def restore(self, parts: Parts) -> int:
+        """Writes the newest checkpoint into ``parts``; returns the steps already made, 0 for a fresh run."""
+        found = self._found
+        if found is None:
+            return 0
+        if found.state["fingerprint"] != parts.fingerprint:
+            raise ValueError(
+                f"model.path = '{self.config.model.path}' holds other weights than when the run of {found.folder} began, "
+                "so its reference is gone; put them back or start another run."
+            )
+        checkpoint.restore(found, policy=parts.policy, prm=parts.prm)
+        parts.engine.load_weights(parts.policy.weights())
+        parts.collector.restore(found.state["collector"])
+        self.watch.restore(found.state["watch"])
+        self.console.say(f"Resumed after step {found.step} from {found.folder}.")
+        return found.step
+
+    def save(self, step: int, parts: Parts) -> None:
+        """Writes a checkpoint of the finished ``step``."""
+        checkpoint.save(
+            self.folder.checkpoints,
+            step,
+            policy=parts.policy,
+            prm=parts.prm,
+            tokenizer=parts.start.tokenizer,
+            state={
+                "config": flat(self.config),
+                "collector": parts.collector.state(),
+                "watch": self.watch.state(),
+                "fingerprint": parts.fingerprint,
+            },
+            keep=self.config.checkpoint.keep,
+        )
+
+    def evaluate(self, step: int, parts: Parts) -> None:
+        """Avg@k on the held-out problems, into evaluation.jsonl; once a step."""
+        evaluated = self.folder.read_lines(EVALUATION)
+        if not parts.held_out or (evaluated and evaluated[-1]["step"] == step):
+            return
+        config = self.config
+        with self.console.stage("evaluating", "tokens") as progress:
+            evaluation = evaluate_policy(
+                parts.held_out,
+                engine=parts.engine,
+                verifier=parts.verifier,
+                encode=parts.encode,
+                decode=parts.decode,
+                params=SamplingParams(temperature=config.evaluation.temperature, max_tokens=config.rollout.max_tokens),
+                samples=config.evaluation.samples,
+                seed=EVALUATION_SEED,
+                progress=progress,
+            )
+        summary = evaluation.summary()
+        self.folder.append(EVALUATION, {"step": step, **summary, "scores": evaluation.scores})
+        self.console.say(
+            f"after step {step}: accuracy {summary['eval/accuracy']:.3f} (95 % interval "
+            f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}) on {len(parts.held_out):,} "
+            f"problems, {evaluation.samples} samples each"
+        )
+
+    def record(
+        self, step: int, parts: Parts, metrics: Mapping[str, float], groups: tuple[Group, ...], made: Step | None
+    ) -> None:
+        """Logs the metrics of ``step``, writes its rollouts, and says what a person should know.
+
+        Raises RuntimeError when the run has nothing left to learn from, or nothing sound.
+        """
+        self.logger.log(step, metrics)
+        self.console.say(self._line(step, metrics))
+        every = self.config.checkpoint.rollouts_every
+        if made is not None:
+            if every and step % every == 0:
+                self.folder.write_rollouts(step, rollout_rows(groups, made, self.config, parts))
+            if made.skipped:
+                self._dump(step, made)
+        self.watch.see(step, metrics, empty=made is None)
+
+    def finish(self, parts: Parts) -> None:
+        """Says what was gained and where to look."""
+        evaluated = self.folder.read_lines(EVALUATION)
+        if len(evaluated) > 1 and evaluated[0]["step"] == 0:
+            first, last = evaluated[0], evaluated[-1]
+            gain, low, high = paired_gain(first["scores"], last["scores"])
+            self.console.say(
+                f"accuracy {first['eval/accuracy']:.3f} -> {last['eval/accuracy']:.3f}, gain {100 * gain:+.1f} points "
+                f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+            )
+        if parts.prm is not None:
+            self.console.say(f"PRM pair accuracy, mean of the last steps: {self.watch.recent_pair_accuracy:.2f}")
+        self.console.say(f"Everything is in {self.folder.folder}: metrics.jsonl, rollouts/, checkpoints/.")
+
+    def _dump(self, step: int, made: Step) -> None:
+        path = self.folder.folder / "nonfinite" / f"step-{step:06d}.pt"
+        path.parent.mkdir(exist_ok=True)
+        batch = {name: getattr(made.batch, name) for name in Batch.__slots__}
+        torch.save(batch | {"log_ratios": made.log_ratios, "advantages": made.advantages}, path)
+        self.console.warn(f"step {step} met non-finite numbers; its batch is in {path}")
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        words = [f"step {step}/{self.config.run.steps}", f"accuracy {metrics['rollout/accuracy']:.3f}"]
+        words.append(f"kept {metrics['filter/kept']:.0f}/{metrics['filter/drawn']:.0f}")
+        words.append(f"length {metrics['rollout/mean_length']:.0f}")
+        if "prm/informative_pair_accuracy" in metrics:
+            words.append(f"PRM pairs {metrics['prm/informative_pair_accuracy']:.2f}")
+            if "policy/loss" not in metrics:
+                words.append("PRM only")
+        left = (self.config.run.steps - step) * metrics["time/step"]
+        return "  ".join([*words, f"{metrics['time/step']:.1f} s", f"{duration(left)} left"])
+
+
+def rollout_rows(
+    groups: tuple[Group, ...], made: Step, config: TrainConfig, parts: Parts
+) -> list[dict[str, Any]]:
+    """One JSON object a rollout: text, verdict, and for each token its id, q, process reward and advantage."""
+    rewards = None
+    if made.log_ratios is not None:
+        options = config.credit_options()
+        names = ("semantics", "granularity", "beta", "normalizer_floor")
+        rewards = log_ratios_to_rewards(
+            made.log_ratios, made.batch.mask, **{name: options[name] for name in names if name in options}
+        )
+    text = parts.start.tokenizer.decode
+    rows = []
+    for index, (group, k) in enumerate((group, k) for group in groups for k in range(len(group.rollouts))):
+        mask, rollout, verdict = made.batch.mask[index], group.rollouts[k], group.verdicts[k]
+        row = {
+            "id": group.problem.id,
+            "prompt": text(list(rollout.prompt_ids)),
+            "response": group.responses[k],
+            "answer": group.problem.answer,
+            "score": verdict.score,
+            "reason": verdict.reason,
+            "finish": rollout.finish,
+            "tokens": [text([token]) for token in rollout.response_ids],
+            "logprobs": list(rollout.logprobs),
+            "advantages": made.advantages[index][mask].tolist(),
+        }
+        if made.log_ratios is not None and rewards is not None:
+            row["log_ratios"] = made.log_ratios[index][mask].tolist()
+            row["process_rewards"] = rewards[index][mask].tolist()
+        rows.append(row)
+    return rows

@@ -1,0 +1,194 @@
+"""Causal language models as Hugging Face has them: loading, building, saving, and the one forward pass.
+
+Policy, PRM and reference all get their log-probs from :func:`response_logprobs`, so that they differ by their weights
+alone. Dropout is always off. This module knows nothing of rewards or optimisers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from credo.algo.logprobs import logprobs_at, predicting_positions
+from credo.config import ArchitectureConfig
+from credo.data.batching import micro_batches, rows_of
+from credo.types import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Compute = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CausalModel:
+    """A model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    eos_ids: frozenset[int]
+    """Every token that ends a response: the tokenizer's and those of the generation config."""
+    pad_id: int
+
+
+def load_model(path: str, *, device: str = "cpu") -> CausalModel:
+    """The model at ``path`` in fp32: a folder, a hub id, a ``.gguf`` file (dequantised) or ``package:NAME``.
+
+    Raises ValueError if there is no such model, or if its tokenizer has no end-of-sequence token.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quiet_transformers()
+    location, options = resolve_path(path)
+    if "gguf_file" in options:
+        model_options = options | {"quantization_config": GgufConfig(dequantize=True)}
+    else:
+        model_options = options
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **model_options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"No model could be loaded from '{path}': {_first_line(error)}") from None
+    return _causal_model(model.to(device), tokenizer, path)
+
+
+def build_model(architecture: ArchitectureConfig, *, seed: int, device: str = "cpu") -> CausalModel:
+    """A Llama of the given shape with random weights, and its character or byte tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from credo.models.small_tokenizers import byte_tokenizer, character_tokenizer
+
+    quiet_transformers()
+    characters = architecture.tokenizer == "characters"
+    tokenizer = character_tokenizer(architecture.alphabet) if characters else byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.width,
+        intermediate_size=4 * architecture.width,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        max_position_embeddings=architecture.positions,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return _causal_model(model.to(device), tokenizer, "the new model")  # pyright: ignore[reportArgumentType]
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """``model`` and ``tokenizer`` as a Hugging Face folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """The weights saved in ``folder``, written into ``model``, bit for bit."""
+    from safetensors.torch import load_model as load_safetensors
+
+    missing, unexpected = load_safetensors(model, folder / "model.safetensors", strict=False)
+    if set(missing) - set(getattr(model, "_tied_weights_keys", None) or ()) or unexpected:
+        raise ValueError(f"{folder} holds another model than this run's: {sorted({*missing, *unexpected})[:3]}")
+
+
+def response_logprobs(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "B S"],
+    attention: Bool[Tensor, "B S"],
+    mask: Bool[Tensor, "B S"],
+    *,
+    temperature: float = 1.0,
+    compute: Compute = "fp32",
+) -> Float[Tensor, "B S"]:
+    """Log-prob of every response token in fp32, 0 off the mask. Logits are made only where they are needed."""
+    positions = predicting_positions(mask)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bf16"):
+        output = model(
+            input_ids=tokens.to(device),
+            attention_mask=attention.to(device),
+            logits_to_keep=positions.to(device),
+            use_cache=False,
+        )
+    return logprobs_at(positions, output.logits, tokens.to(device), mask.to(device), temperature=temperature)
+
+
+@torch.no_grad()
+def batch_logprobs(
+    model: PreTrainedModel, batch: Batch, *, token_budget: int, temperature: float = 1.0, compute: Compute = "fp32"
+) -> Float[Tensor, "B S"]:
+    """:func:`response_logprobs` of a whole batch without gradient, in micro-batches; the result is on the CPU."""
+    logprobs = torch.zeros(batch.tokens.shape)
+    for rows in micro_batches(batch.attention.sum(dim=1), token_budget):
+        part = rows_of(batch, rows)
+        values = response_logprobs(
+            model, part.tokens, part.attention, part.mask, temperature=temperature, compute=compute
+        )
+        logprobs[rows, : values.shape[1]] = values.cpu()
+    return logprobs
+
+
+def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of ``model`` by name, shared ones once."""
+    yield from model.named_parameters()
+
+
+def quiet_transformers() -> None:
+    """No progress bars and no advice from transformers: the terminal is ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _causal_model(model: Any, tokenizer: Any, path: str) -> CausalModel:
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of '{path}' has no end-of-sequence token, so no response would ever end; "
+            "set eos_token in its tokenizer_config.json."
+        )
+    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    declared = declared if isinstance(declared, list) else [declared]
+    eos_ids = frozenset(token for token in (tokenizer.eos_token_id, *declared) if token is not None)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    model.eval()
+    return CausalModel(model=model, tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id)
+
+
+def resolve_path(path: str) -> tuple[str, dict[str, str]]:
+    """The folder (or hub id) to load from, and the name of the ``.gguf`` file in it if it is one."""
+    if path.startswith("package:"):
+        name = path.removeprefix("package:")
+        package = importlib.util.find_spec(name.replace("-", "_"))
+        if package is None or not package.submodule_search_locations:
+            raise ValueError(f"The Python package '{name}' of model.path = '{path}' is not installed.")
+        files = sorted(Path(package.submodule_search_locations[0]).rglob("*.gguf"))
+        if not files:
+            raise ValueError(f"The Python package '{name}' of model.path = '{path}' holds no .gguf file.")
+        return str(files[0].parent), {"gguf_file": files[0].name}
+    local = Path(path).expanduser()
+    if path.endswith(".gguf"):
+        if not local.is_file():
+            raise ValueError(f"There is no file at model.path = '{path}'.")
+        return str(local.parent), {"gguf_file": local.name}
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise ValueError(f"model.path = '{path}' is a folder without config.json, so not a model.")
+        return str(local), {}
+    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ValueError(f"model.path = '{path}' is neither a model folder nor a hub id.")
+    return path, {}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

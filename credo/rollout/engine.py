@@ -1,0 +1,78 @@
+"""The seam between training and sampling, and its test double."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from credo.types import Rollout
+
+Progress = Callable[[int], None]
+"""Called with the number of tokens sampled since the last call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How responses are drawn."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    max_tokens: int = 256
+
+
+class RolloutEngine(Protocol):
+    """Samples responses. Knows tokens and weights; knows nothing of rewards, PRMs or configs."""
+
+    def sample(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        n: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[list[Rollout]]:
+        """``n`` responses to each prompt, in the order of ``prompts``; ``seeds`` has one seed a prompt.
+
+        Rollout ``k`` of a prompt depends on the weights, the prompt, its seed, ``k`` and ``params``, not on its neighbours.
+        """
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Sample from these weights from now on."""
+        ...
+
+
+class ScriptedEngine:
+    """A test double: ``respond(prompt, k, seed)`` gives the response tokens, end-of-sequence token included if it ends."""
+
+    def __init__(self, respond: Callable[[tuple[int, ...], int, int], tuple[int, ...]], eos_id: int) -> None:
+        self.respond, self.eos_id = respond, eos_id
+
+    def sample(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        n: int,
+        params: SamplingParams,
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[list[Rollout]]:
+        """The scripted responses, cut at ``params.max_tokens``, each token with log-prob 0."""
+        return [
+            [self._rollout(prompt, self.respond(prompt, k, seed)[: params.max_tokens]) for k in range(n)]
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """A script has no weights."""
+
+    def _rollout(self, prompt: tuple[int, ...], response: tuple[int, ...]) -> Rollout:
+        return Rollout(
+            prompt_ids=prompt,
+            response_ids=response,
+            logprobs=(0.0,) * len(response),
+            finish="stop" if response and response[-1] == self.eos_id else "length",
+        )

@@ -1,0 +1,306 @@
+"""The rules of the configuration: what each option may be, which exclude each other, and that all are explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from credo.config import PrmConfig, SftConfig, TrainConfig
+from credo.recipe import build, flat, leaves
+
+ROOT = Path(__file__).parents[1]
+MOST_OPTIONS = 120
+
+TRAIN = {"run": {"name": "x", "steps": 10}, "model": {"path": "m"}, "data": {"train": ["a.jsonl"]}}
+SFT = {"run": {"name": "x", "steps": 10}, "sft": {"sources": ["a.jsonl"]}, "model": {"path": "m"}}
+
+
+def changed(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with dotted ``options``; None takes a section or an option away."""
+    values = {section: dict(entries) for section, entries in base.items()}
+    for key, value in options.items():
+        section, _, name = key.partition(".")
+        if not name:
+            values.pop(section)
+        elif value is None:
+            values[section].pop(name)
+        else:
+            values.setdefault(section, {})[name] = value
+    return values
+
+
+def train(**options: Any) -> TrainConfig:
+    return build(TrainConfig, changed(TRAIN, {key.replace("__", "."): value for key, value in options.items()}))
+
+
+def sft(**options: Any) -> SftConfig:
+    return build(SftConfig, changed(SFT, {key.replace("__", "."): value for key, value in options.items()}))
+
+
+def refused(tree: type, options: dict[str, Any]) -> str:
+    """The sentence with which ``options`` are refused, on top of a recipe that is fine."""
+    base = {TrainConfig: TRAIN, SftConfig: SFT}[tree]
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        build(tree, changed(base, options))
+    return str(error.value)
+
+
+OUT_OF_RANGE = [
+    ("run.name", ""),
+    ("run.name", ".."),
+    ("run.name", "a/b"),
+    ("run.steps", 0),
+    ("run.seed", -1),
+    ("run.threads", -1),
+    ("data.train", []),
+    ("data.max_bad_share", -0.1),
+    ("data.max_bad_share", 1.0),
+    ("data.max_prompt_tokens", 0),
+    ("rollout.prompts", 0),
+    ("rollout.per_prompt", 1),
+    ("rollout.temperature", 0.0),
+    ("rollout.top_p", 0.0),
+    ("rollout.top_p", 1.1),
+    ("rollout.max_tokens", 0),
+    ("rollout.concurrent", 0),
+    ("verify.workers", 0),
+    ("verify.deadline", 0.0),
+    ("verify.memory_mb", 255),
+    ("verify.max_unknown_share", -0.1),
+    ("verify.max_unknown_share", 1.1),
+    ("filter.accuracy_low", -0.1),
+    ("filter.accuracy_low", 0.9),
+    ("filter.accuracy_high", 1.1),
+    ("filter.max_rounds", 0),
+    ("filter.max_empty_steps", 0),
+    ("prm.beta", 0.0),
+    ("prm.lr", 0.0),
+    ("prm.lr_warmup", -1),
+    ("prm.warmup_steps", -1),
+    ("prm.minibatch", 0),
+    ("prm.weight_decay", -0.1),
+    ("prm.max_grad_norm", 0.0),
+    ("advantage.process_coef", -1.0),
+    ("advantage.outcome_coef", -1.0),
+    ("advantage.gamma_process", 1.1),
+    ("advantage.gamma_outcome", -0.1),
+    ("advantage.normalizer_floor", 0.0),
+    ("policy.lr", 0.0),
+    ("policy.lr_warmup", -1),
+    ("policy.minibatch", 0),
+    ("policy.weight_decay", -0.1),
+    ("policy.max_grad_norm", 0.0),
+    ("policy.clip_low", 0.0),
+    ("policy.clip_low", 1.0),
+    ("policy.clip_high", 0.0),
+    ("training.tokens_per_microbatch", 0),
+    ("training.max_nonfinite_steps", -1),
+    ("checkpoint.every", 0),
+    ("checkpoint.keep", -1),
+    ("checkpoint.rollouts_every", -1),
+]
+OUT_OF_RANGE_WITH_SOURCES = [
+    ("evaluation.samples", 0),
+    ("evaluation.temperature", -0.1),
+    ("evaluation.every", -1),
+    ("evaluation.limit", -1),
+]
+OUT_OF_RANGE_IN_SFT = [
+    ("sft.sources", []),
+    ("sft.batch", 0),
+    ("sft.lr", 0.0),
+    ("sft.lr_warmup", -0.1),
+    ("sft.lr_warmup", 1.0),
+    ("sft.weight_decay", -0.1),
+    ("sft.max_grad_norm", 0.0),
+    ("sft.max_tokens", 1),
+    ("sft.max_bad_share", -0.1),
+    ("sft.max_bad_share", 1.0),
+]
+OUT_OF_RANGE_IN_ARCHITECTURE = [("layers", 0), ("width", 0), ("heads", 0), ("positions", 0), ("width", 20)]
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_by_name(key: str, value: Any):
+    assert key.rsplit(".", 1)[0] in refused(TrainConfig, {key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_SOURCES)
+def test_evaluation_out_of_range(key: str, value: Any):
+    assert key in refused(TrainConfig, {"evaluation.sources": ["b.jsonl"], key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_IN_SFT)
+def test_sft_out_of_range(key: str, value: Any):
+    assert key in refused(SftConfig, {key: value})
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE_IN_ARCHITECTURE)
+def test_architecture_out_of_range(name: str, value: int):
+    assert f"architecture.{name}" in refused(SftConfig, {"model": None, f"architecture.{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"prm.enabled": False, "advantage.outcome_coef": 0.0}, "advantage.outcome_coef"),
+        ({"prm.warmup_steps": 10}, "prm.warmup_steps"),
+        ({"advantage.process_coef": 0.0}, "advantage.process_coef"),
+        ({"prm.enabled": False, "filter.accuracy_low": 0.0}, "filter"),
+        ({"prm.enabled": False, "filter.accuracy_high": 1.0}, "filter"),
+        ({"prm.update": "none"}, "prm.update"),
+        ({"prm.update": "none", "prm.path": "m"}, "prm.update"),
+        ({"evaluation.sources": ["b.jsonl"], "evaluation.temperature": 0.0}, "evaluation.samples"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], named: str):
+    assert named in refused(TrainConfig, options)
+
+
+FROZEN = {"prm.update": "none", "prm.path": "trained"}
+INERT = [
+    ({"data.template": "plain"}, "data.system", "be brief"),
+    ({"data.train": ["gym:chain_sum"]}, "data.kind", "exact"),
+    ({}, "verify.pattern", "x+"),
+    ({}, "verify.extract", "regex"),
+    (FROZEN, "prm.lr", 1e-5),
+    (FROZEN, "prm.lr_warmup", 1),
+    (FROZEN, "prm.warmup_steps", 1),
+    (FROZEN, "prm.minibatch", 8),
+    (FROZEN, "prm.weight_decay", 0.1),
+    (FROZEN, "prm.max_grad_norm", 1.0),
+    ({"advantage.semantics": "verl"}, "advantage.gamma_process", 0.9),
+    ({"advantage.semantics": "verl"}, "advantage.gamma_outcome", 0.9),
+    ({"advantage.semantics": "paper"}, "advantage.gamma_outcome", 0.9),
+    ({"advantage.semantics": "paper"}, "advantage.normalizer_floor", 0.1),
+    ({"advantage.outcome_coef": 0.0}, "advantage.gamma_outcome", 0.9),
+    ({}, "evaluation.samples", 8),
+    ({}, "evaluation.temperature", 0.5),
+    ({}, "evaluation.every", 5),
+    ({}, "evaluation.limit", 5),
+]
+INERT_IN_SFT = [
+    ({"sft.template": "plain"}, "sft.system", "be brief"),
+    ({"model": None, "architecture.tokenizer": "bytes"}, "architecture.alphabet", "01"),
+    ({}, "run.trackers", ["wandb"]),
+    ({}, "training.max_nonfinite_steps", 5),
+]
+
+
+@pytest.mark.parametrize(("circumstances", "key", "value"), INERT)
+def test_an_option_that_nothing_reads_is_refused(circumstances: dict[str, Any], key: str, value: Any):
+    build(TrainConfig, changed(TRAIN, circumstances))
+    assert key.split(".")[0] in refused(TrainConfig, {**circumstances, key: value})
+
+
+@pytest.mark.parametrize(("circumstances", "key", "value"), INERT_IN_SFT)
+def test_an_option_that_nothing_reads_in_sft_is_refused(circumstances: dict[str, Any], key: str, value: Any):
+    build(SftConfig, changed(SFT, circumstances))
+    assert key in refused(SftConfig, {**circumstances, key: value})
+
+
+def test_what_makes_an_option_inert_has_to_be_there():
+    assert train(data__train=["gym:chain_sum", "b.jsonl"], data__kind="exact").data.kind == "exact"
+    assert train(data__train=["gym:x"], evaluation__sources=["b.jsonl"], data__kind="exact").data.kind == "exact"
+    assert train(verify__extract="regex", verify__pattern="x+").verify.pattern == "x+"
+    assert train(prm__update="none", prm__reference="policy").prm.update == "none"
+    assert train(advantage__semantics="paper", advantage__gamma_process=0.9).advantage.gamma_process == 0.9
+    assert train(evaluation__sources=["b.jsonl"], evaluation__temperature=0.0, evaluation__samples=1).evaluation.samples
+
+
+def test_one_switch_turns_a_prime_recipe_into_its_baseline():
+    config = train(
+        prm__enabled=False, prm__lr=1e-4, prm__warmup_steps=99, prm__update="none", advantage__process_coef=0.5
+    )
+    assert not config.prm.enabled
+
+
+def test_sft_takes_a_model_or_builds_one():
+    assert sft(model=None, architecture__layers=2).model is None
+    assert "architecture" in refused(SftConfig, {"architecture.layers": 2})
+    assert "architecture" in refused(SftConfig, {"model": None})
+
+
+def test_nothing_is_written_back():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        train().rollout.prompts = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_sections_check_themselves():
+    with pytest.raises(ValueError, match=r"prm\.minibatch"):
+        PrmConfig(minibatch=0)
+
+
+def test_responses_per_step():
+    assert train(rollout__prompts=3, rollout__per_prompt=5).responses_per_step == 15
+
+
+def test_there_are_few_enough_options_to_know_them():
+    keys = {key for tree in (TrainConfig, SftConfig) for key, _ in leaves(tree)}
+    assert {"run.steps", "sft.lr", "architecture.width", "prm.beta"} <= keys
+    assert len(keys) <= MOST_OPTIONS
+
+
+def test_every_number_of_a_recipe_has_a_tested_range():
+    tested = {key for key, _ in OUT_OF_RANGE + OUT_OF_RANGE_WITH_SOURCES + OUT_OF_RANGE_IN_SFT}
+    tested |= {f"architecture.{name}" for name, _ in OUT_OF_RANGE_IN_ARCHITECTURE}
+    numbers = {key for tree in (TrainConfig, SftConfig) for key, hint in leaves(tree) if hint in (int, float)}
+    assert numbers <= tested
+
+
+def documentation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_config", ROOT / "docs" / "make_config.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("tree", [TrainConfig, SftConfig])
+def test_every_option_is_explained(tree: type):
+    rows = documentation().option_docs(tree)
+    assert [key for key, *_ in rows] == [key for key, _ in leaves(tree)]
+    assert not [key for key, _, _, doc in rows if not doc.endswith((".", "?"))]
+
+
+def test_option_docs_say_type_and_default():
+    rows = {key: row for key, *row in documentation().option_docs(TrainConfig)}
+    assert rows["run.steps"][:2] == ["whole number", "required"]
+    assert rows["policy.lr"][:2] == ["number", "`5e-07`"]
+    assert rows["advantage.normalizer_floor"][:2] == ["number", "unset"]
+    assert rows["model.compute"][:2] == ["`fp32`, `bf16`", '`"fp32"`']
+    assert rows["data.train"][:2] == ["list of text", "required"]
+
+
+def test_the_page_of_options_is_up_to_date():
+    committed = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert committed == documentation().page(), "run: python docs/make_config.py"
+
+
+def test_configuration_and_recipes_load_no_torch():
+    code = "import sys, credo.config, credo.recipe; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "False"
+
+
+def test_defaults_are_the_released_run():
+    values = flat(train())
+    assert (values["policy.lr"], values["prm.lr"], values["prm.beta"]) == (5e-7, 1e-6, 0.05)
+    assert (values["rollout.per_prompt"], values["filter.accuracy_low"], values["filter.accuracy_high"]) == (
+        4,
+        0.2,
+        0.8,
+    )
+    assert (values["prm.max_grad_norm"], values["advantage.semantics"], values["prm.update"]) == (
+        10.0,
+        "official",
+        "after",
+    )
