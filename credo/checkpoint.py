@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,13 @@ def save(
 ) -> Path:
     """Writes ``step-000123`` below ``checkpoints``, then removes all but the newest ``keep`` (0 keeps all).
 
-    Raises RuntimeError if the disk refuses; the checkpoints already there stay.
+    A whole checkpoint of that step stays: made again it would be the same, and between removing and renaming there
+    would be none. Raises RuntimeError if the disk refuses; the checkpoints already there stay.
     """
     final = checkpoints / f"step-{step:06d}"
     aside = final.with_suffix(".tmp")
+    with suppress(ValueError):
+        return read(final).folder
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -77,7 +81,7 @@ def save(
             f"The checkpoint of step {step} could not be written below {checkpoints}: {error}. "
             "Make room there and start again with --resume auto; the last whole checkpoint is untouched."
         ) from None
-    _prune(checkpoints, keep)
+    _prune(final, keep)
     return final
 
 
@@ -110,7 +114,7 @@ def read(folder: Path) -> Checkpoint:
             if not path.is_file() or path.stat().st_size != expected["bytes"] or _fingerprint(path) != expected:
                 raise ValueError(f"The checkpoint {folder} is damaged: {name} is not what was saved.")
         state = json.loads((folder / "state.json").read_text())
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is not a whole checkpoint: {error}.") from None
     return Checkpoint(folder=folder, step=state["step"], state=state)
 
@@ -128,9 +132,10 @@ def restore(checkpoint: Checkpoint, *, policy: Policy, prm: Prm | None) -> None:
     torch.set_rng_state(optimizers["random"])
 
 
-def _prune(checkpoints: Path, keep: int) -> None:
-    whole = sorted(checkpoints.glob("step-??????"))
-    for folder in whole[:-keep] if keep else []:
+def _prune(newest: Path, keep: int) -> None:
+    """Removes all but ``keep`` checkpoints up to ``newest``; one of a later step is damaged and does not count."""
+    saved = sorted(folder for folder in newest.parent.glob("step-??????") if folder.name <= newest.name)
+    for folder in saved[:-keep] if keep else []:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise  # a library's error, so our bug: the trace is wanted
         _leave(str(error))
     except OSError as error:
-        _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = " Make room and give the same command again; what was saved is untouched." if full else ""
+        _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.{advice}")
     except KeyboardInterrupt:
         _leave("Interrupted.", status=130)
 

@@ -93,7 +93,7 @@ class Collector:
         return Collection(groups=tuple(kept[:count]), metrics=tally.metrics(surplus=len(self.surplus)))
 
     @contextmanager
-    def undone_by(self, error: type[Exception]) -> Iterator[None]:
+    def undone_by(self, error: type[BaseException]) -> Iterator[None]:
         """If the block ends with ``error``, the collector is as it was before the block."""
         before = self.state()
         try:

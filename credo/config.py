@@ -6,7 +6,7 @@ configuration. How recipes are read is not known here; this module imports neith
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Template = Literal["auto", "chat", "plain"]
@@ -209,7 +209,8 @@ class FilterConfig:
     def __post_init__(self) -> None:
         _require(
             0 <= self.accuracy_low <= self.accuracy_high <= 1,
-            f"filter.accuracy_low: expected 0 <= low <= high <= 1, got {self.accuracy_low} and {self.accuracy_high}.",
+            "filter.accuracy_low, filter.accuracy_high: expected 0 <= low <= high <= 1, got "
+            f"{self.accuracy_low} and {self.accuracy_high}.",
         )
         _at_least(1, self, "filter", "max_rounds", "max_empty_steps")
 

@@ -20,8 +20,7 @@ from credo.rollout.torch_engine import TorchEngine
 def evaluate(options: EvaluateOptions) -> None:
     """Prints a line a benchmark. Raises ValueError for what the user can mend."""
     console = Console()
-    if options.samples < 1 or options.max_tokens < 1 or not 0 < options.top_p <= 1 or options.temperature < 0:
-        raise ValueError("--samples and --max-tokens are 1 or more, --top-p is in (0, 1], --temperature is 0 or more.")
+    _check(options)
     sources = [source for source in options.benchmarks.split(",") if source]
     prompts = DataConfig(
         train=tuple(sources), template=options.template, system=options.system, suffix=options.suffix
@@ -67,5 +66,17 @@ def evaluate(options: EvaluateOptions) -> None:
     finally:
         verifier.close()
     if options.output is not None:
-        options.output.write_text(json.dumps({"model": options.model, "results": results}, indent=1, ensure_ascii=False))
+        options.output.write_text(json.dumps({"model": options.model, "results": results}, indent=1))
         console.say(f"Every response is in {options.output}.")
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Raises ValueError for what would otherwise come out after the work is done, or silently."""
+    if min(options.samples, options.max_tokens, options.concurrent) < 1 or options.limit < 0:
+        raise ValueError("--samples, --max-tokens and --concurrent are 1 or more, --limit is 0 or more.")
+    if not 0 < options.top_p <= 1 or options.temperature < 0:
+        raise ValueError("--top-p is in (0, 1], --temperature is 0 or more.")
+    if not options.benchmarks.strip(","):
+        raise ValueError("--benchmarks names no source; give files or gym:FAMILY, separated by commas.")
+    if options.output is not None and not options.output.parent.is_dir():
+        raise ValueError(f"There is no folder {options.output.parent} for --output {options.output}; make it first.")

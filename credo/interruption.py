@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """Raised at a place where stopping loses nothing."""
+class Interrupted(BaseException):
+    """Raised at a place where stopping loses nothing. No ``except Exception`` on its way takes it for an error."""
 
 
 class Interruption:

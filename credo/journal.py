@@ -87,11 +87,12 @@ class Journal:
         )
 
     def evaluate(self, step: int, parts: Parts) -> None:
-        """Avg@k on the held-out problems, into evaluation.jsonl; once a step."""
-        evaluated = self.folder.read_lines(EVALUATION)
-        if not parts.held_out or (evaluated and evaluated[-1]["step"] == step):
+        """Avg@k on the held-out problems, into evaluation.jsonl, where it is due at ``step`` and not yet there."""
+        config, evaluated = self.config, self.folder.read_lines(EVALUATION)
+        every = config.evaluation.every or config.run.steps
+        due = step % every == 0 or step == config.run.steps
+        if not parts.held_out or not due or (evaluated and evaluated[-1]["step"] == step):
             return
-        config = self.config
         with self.console.stage("evaluating", "tokens") as progress:
             evaluation = evaluate_policy(
                 parts.held_out,
@@ -142,6 +143,10 @@ class Journal:
         if parts.prm is not None:
             self.console.say(f"PRM pair accuracy, mean of the last steps: {self.watch.recent_pair_accuracy:.2f}")
         self.console.say(f"Everything is in {self.folder.folder}: metrics.jsonl, rollouts/, checkpoints/.")
+
+    def close(self) -> None:
+        """Writes what the loggers hold back."""
+        self.logger.close()
 
     def _dump(self, step: int, made: Step) -> None:
         path = self.folder.folder / "nonfinite" / f"step-{step:06d}.pt"

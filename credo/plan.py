@@ -39,7 +39,7 @@ class ModelSize:
 
 
 def plan(config: TrainConfig) -> str:
-    """The plan of ``config`` as text. Raises ValueError if a local model is missing or cannot be read."""
+    """The plan of ``config`` as text. Raises ValueError for a local model that cannot be read."""
     policy = model_size(config.model.path)
     prm = model_size(config.prm.path) if config.prm.path else policy
     models = [f"policy: {_parameters(policy)}"]
@@ -157,14 +157,17 @@ def kept_counts(config: TrainConfig) -> list[int]:
 def model_size(path: str) -> ModelSize:
     """The size of the model at ``path``, exact if its configuration is on this disk, else guessed from its name.
 
-    Raises ValueError for a local model that is not there or cannot be read.
+    A local model may still have to be made, so that one is of unknown size. Raises ValueError if it cannot be read.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from credo.models.causal import quiet_transformers, resolve_path
 
     quiet_transformers()
-    location, options = resolve_path(path)
+    try:
+        location, options = resolve_path(path)
+    except ValueError as error:
+        return ModelSize(source=str(error).rstrip("."))
     try:
         settings = AutoConfig.from_pretrained(location, local_files_only=True, **options)
         parameters = _count_parameters(AutoModelForCausalLM, settings)

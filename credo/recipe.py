@@ -206,11 +206,15 @@ def _hints(tree: type) -> dict[str, Any]:
 def _suggestion(key: str, tree: type) -> str:
     """The known key that was probably meant: one of the same name in another section, or one spelt alike."""
     known = [name for name, _ in leaves(tree)]
-    sections = list(dict.fromkeys(name.rpartition(".")[0] for name in known))
-    twins = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    alike = known if "." in key else sections
-    near = difflib.get_close_matches(key, twins, n=1, cutoff=0.0) or difflib.get_close_matches(key, alike, n=1)
-    if near:
-        return f" Did you mean '{near[0]}'?"
-    beside = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    return f" Known here: {', '.join(beside or sections)}."
+    head, _, tail = key.rpartition(".")
+    twins = [name for name in known if name.endswith(f".{tail}")]
+    beside = [name for name in known if name.rpartition(".")[0] == head]
+    if beside:
+        alike = [
+            f"{head}.{near}" for near in difflib.get_close_matches(tail, [name[len(head) + 1 :] for name in beside])
+        ]
+    else:
+        beside = known if head else list(dict.fromkeys(name.rpartition(".")[0] for name in known))
+        alike = difflib.get_close_matches(key, beside)
+    near = difflib.get_close_matches(key, twins, cutoff=0.0) or alike
+    return f" Did you mean '{near[0]}'?" if near else f" Known here: {', '.join(beside)}."

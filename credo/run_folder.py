@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"Another process is using the run folder {folder}; choose another --run.name.") from None
         except OSError as error:
             raise ValueError(f"The run folder {folder} cannot be used: {error}.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"Another process is using the run folder {folder}; choose another --run.name.") from None
 
     def begin(self, resume: str, config: Mapping[str, Any], toml: str, warn: Callable[[str], None]) -> Checkpoint | None:
         """The checkpoint to go on from, or None for a fresh start; the folder's files agree with it afterwards.
@@ -42,16 +45,17 @@ class RunFolder:
         or a checkpoint folder of any run. Raises ValueError if the configuration has changed in a way that matters.
         """
         checkpoint = newest_whole(self.checkpoints, warn) if self.checkpoints.is_dir() else None
-        if resume == "never" and (checkpoint or (self.folder / METRICS).exists()):
+        before = checkpoint.state["config"] if checkpoint else self._unsaved_config()
+        if resume == "never" and before is not None:
             raise ValueError(f"{self.folder} already holds a run; choose another --run.name or use --resume auto.")
         if resume not in ("auto", "never"):
             if checkpoint is not None:
                 raise ValueError(f"{self.folder} already holds a run; to branch off {resume} choose another --run.name.")
             checkpoint = read(Path(resume))
-        elif checkpoint is not None:
-            _refuse_changes(checkpoint.state["config"], config)
+        if before is not None:
+            _refuse_changes(before, config)
         self._cut_after(checkpoint.step if checkpoint else -1)
-        (self.folder / CONFIG).write_text(toml)
+        _replace(self.folder / CONFIG, toml)
         return checkpoint
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
@@ -76,19 +80,31 @@ class RunFolder:
     def __exit__(self, *raised: object) -> None:
         self._lock.close()
 
+    def _unsaved_config(self) -> dict[str, Any] | None:
+        """The configuration of a run that logged steps and left no checkpoint; None if there is none."""
+        metrics, config = self.folder / METRICS, self.folder / CONFIG
+        if not config.exists() or not metrics.exists() or metrics.stat().st_size == 0:
+            return None
+        sections = tomllib.loads(config.read_text(encoding="utf-8"))
+        return {f"{head}.{name}": value for head, values in sections.items() for name, value in values.items()}
+
     def _cut_after(self, step: int) -> None:
         for name in (METRICS, EVALUATION):
             path = self.folder / name
             if path.exists():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-                aside = path.with_suffix(".tmp")
-                aside.write_text("".join(line + "\n" for line in kept))
-                os.replace(aside, path)
+                _replace(path, "".join(line + "\n" for line in kept))
         for path in (self.folder / "rollouts").glob("step-*.jsonl"):
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
         for path in self.checkpoints.glob("*.tmp"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
 
 
 def _step_of(line: str) -> float:
@@ -104,6 +120,6 @@ def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
             raise ValueError(
-                f"{key} was {before.get(key)!r} when this run was started and is {now.get(key)!r} now; set it back, choose "
-                "another --run.name, or branch off with --resume CHECKPOINT and another name."
+                f"{key} was {before.get(key)!r} when this run was started and is {now.get(key)!r} now; set it back or "
+                "choose another --run.name (where credo train can branch off with --resume CHECKPOINT)."
             )

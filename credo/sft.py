@@ -145,4 +145,4 @@ def _batches(rows: Sequence[Tokens], size: int, steps: int, seed: int) -> Iterat
 
 
 def _is_of(path: Path, config: SftConfig) -> bool:
-    return path.exists() and path.read_text() == to_toml(config)
+    return path.exists() and path.read_text(encoding="utf-8") == to_toml(config)

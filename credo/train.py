@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -29,13 +30,10 @@ def train(config: TrainConfig, *, resume: str = "auto", world: World | None = No
     """
     world = world or World()
     with RunFolder(Path(config.run.folder) / config.run.name) as folder, Interruption().listening() as interruption:
-        journal = Journal(config, folder, resume)
-        parts = assemble(config, world, journal.console)
-        try:
-            loop(config, parts, journal, interruption, world)
-        finally:
-            parts.verifier.close()
-            journal.logger.close()
+        with closing(Journal(config, folder, resume)) as journal:
+            parts = assemble(config, world, journal.console)
+            with closing(parts.verifier):
+                loop(config, parts, journal, interruption, world)
     return folder.folder
 
 
@@ -43,10 +41,9 @@ def loop(config: TrainConfig, parts: Parts, journal: Journal, interruption: Inte
     """The steps from where the run stands to the last."""
     step = journal.restore(parts)
     try:
-        if step == 0:
+        while step < config.run.steps:
             with interruption.allowed():
                 journal.evaluate(step, parts)
-        while step < config.run.steps:
             started = time.perf_counter()
             with parts.collector.undone_by(Interrupted), interruption.allowed():
                 with journal.console.stage("sampling", "tokens") as progress:
@@ -57,15 +54,10 @@ def loop(config: TrainConfig, parts: Parts, journal: Journal, interruption: Inte
             metrics = dict(collection.metrics) | dict(made.metrics if made else {}) | memory_metrics()
             metrics |= {"time/learn": time.perf_counter() - learning, "time/step": time.perf_counter() - started}
             journal.record(step, parts, metrics, collection.groups, made)
-            if interruption.requested:
-                raise Interrupted
-            if config.evaluation.every and step % config.evaluation.every == 0:
-                journal.evaluate(step, parts)
-            if step % config.checkpoint.every == 0 and step < config.run.steps:
+            if step % config.checkpoint.every == 0 or step == config.run.steps:
                 journal.save(step, parts)
         with interruption.allowed():
             journal.evaluate(step, parts)
-        journal.save(step, parts)
         journal.finish(parts)
     except Interrupted:
         journal.save(step, parts)

@@ -17,11 +17,12 @@ PACKAGE = ROOT / "credo"
 # Imports point downwards only: a unit may import units on lines above its own in this list, and itself.
 LAYERS = (
     ("algo",),
-    ("types", "config", "recipe", "seeds", "options"),
+    ("types", "config", "recipe", "seeds", "options", "console", "interruption"),
     ("dist", "data", "rollout", "verify"),
     ("models", "collect"),
-    ("checkpoint", "metrics", "loggers", "run_folder", "evaluation", "console", "interruption"),
+    ("checkpoint", "metrics", "loggers", "run_folder", "evaluation", "watch"),
     ("assemble",),
+    ("journal",),
     ("train", "sft", "prm_training", "evaluate", "best_of_n", "report", "plan", "grading"),
     ("cli",),
 )

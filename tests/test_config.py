@@ -129,7 +129,7 @@ OUT_OF_RANGE_IN_ARCHITECTURE = [("layers", 0), ("width", 0), ("heads", 0), ("pos
 
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_by_name(key: str, value: Any):
-    assert key.rsplit(".", 1)[0] in refused(TrainConfig, {key: value})
+    assert key in refused(TrainConfig, {key: value})
 
 
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_SOURCES)
@@ -197,7 +197,7 @@ INERT_IN_SFT = [
 @pytest.mark.parametrize(("circumstances", "key", "value"), INERT)
 def test_an_option_that_nothing_reads_is_refused(circumstances: dict[str, Any], key: str, value: Any):
     build(TrainConfig, changed(TRAIN, circumstances))
-    assert key.split(".")[0] in refused(TrainConfig, {**circumstances, key: value})
+    assert key in refused(TrainConfig, {**circumstances, key: value})
 
 
 @pytest.mark.parametrize(("circumstances", "key", "value"), INERT_IN_SFT)

@@ -41,21 +41,26 @@ class CausalModel:
 def load_model(path: str, *, device: str = "cpu") -> CausalModel:
     """The model at ``path`` in fp32: a folder, a hub id, a ``.gguf`` file (dequantised) or ``package:NAME``.
 
-    Raises ValueError if there is no such model, or if its tokenizer has no end-of-sequence token.
+    Raises ValueError if there is no such model, if it is damaged or lacks weights, or if its tokenizer has no
+    end-of-sequence token.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     quiet_transformers()
     location, options = resolve_path(path)
-    if "gguf_file" in options:
-        model_options = options | {"quantization_config": GgufConfig(dequantize=True)}
-    else:
-        model_options = options
+    dequantised = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **model_options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"No model could be loaded from '{path}': {_first_line(error)}") from None
+        model, report = AutoModelForCausalLM.from_pretrained(
+            location, dtype=torch.float32, output_loading_info=True, **options, **dequantised
+        )
+    except Exception as error:  # a damaged file fails in whatever way its reader fails
+        raise ValueError(f"No model could be loaded from '{path}': {_first_line(error)}") from error
+    if report["missing_keys"]:
+        raise ValueError(
+            f"The files of '{path}' hold no {min(report['missing_keys'])}, which would be left at random; give a folder "
+            "that was saved from a whole causal language model."
+        )
     return _causal_model(model.to(device), tokenizer, path)
 
 
@@ -93,12 +98,17 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """The weights saved in ``folder``, written into ``model``, bit for bit."""
-    from safetensors.torch import load_model as load_safetensors
+    """The weights saved in ``folder``, written into ``model``, bit for bit. Raises ValueError if they are another model's.
 
-    missing, unexpected = load_safetensors(model, folder / "model.safetensors", strict=False)
-    if set(missing) - set(getattr(model, "_tied_weights_keys", None) or ()) or unexpected:
-        raise ValueError(f"{folder} holds another model than this run's: {sorted({*missing, *unexpected})[:3]}")
+    They are read by transformers, because it does not write all models under the names they have in memory.
+    """
+    from transformers import AutoModelForCausalLM
+
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    try:
+        model.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{folder} holds another model than this run's; resume with the model it began with.") from error
 
 
 def response_logprobs(
@@ -169,7 +179,8 @@ def resolve_path(path: str) -> tuple[str, dict[str, str]]:
     """The folder (or hub id) to load from, and the name of the ``.gguf`` file in it if it is one."""
     if path.startswith("package:"):
         name = path.removeprefix("package:")
-        package = importlib.util.find_spec(name.replace("-", "_"))
+        folder = name.replace("-", "_")
+        package = importlib.util.find_spec(folder) if folder.isidentifier() else None
         if package is None or not package.submodule_search_locations:
             raise ValueError(f"The Python package '{name}' of model.path = '{path}' is not installed.")
         files = sorted(Path(package.submodule_search_locations[0]).rglob("*.gguf"))

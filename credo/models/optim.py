@@ -55,7 +55,7 @@ class Optimizer:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         assert all(parameter.dtype == torch.float32 for parameter in self.parameters), "master weights are fp32"
         self.adamw = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
-        self.lr, self.schedule, self.max_grad_norm = lr, schedule, max_grad_norm
+        self.lr, self.schedule, self.weight_decay, self.max_grad_norm = lr, schedule, weight_decay, max_grad_norm
         self.steps = 0
 
     def descend(self, lengths: Tensor, token_budget: int, loss_of: Callable[[Tensor], Tensor]) -> GradientStep:
@@ -80,9 +80,11 @@ class Optimizer:
         return {"steps": self.steps, "adamw": self.adamw.state_dict()}
 
     def restore(self, state: dict[str, object]) -> None:
-        """The optimiser as it was when ``state`` was taken."""
+        """Steps and moments as they were when ``state`` was taken; learning rate and weight decay stay this run's."""
         self.steps = state["steps"]  # pyright: ignore[reportAttributeAccessIssue]
         self.adamw.load_state_dict(state["adamw"])  # pyright: ignore[reportArgumentType]
+        for group in self.adamw.param_groups:
+            group["weight_decay"] = self.weight_decay
 
 
 def step_metrics(steps: list[GradientStep], prefix: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class SamplingParams:
     max_tokens: int = 256
 
 
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Samples responses. Knows tokens and weights; knows nothing of rewards, PRMs or configs."""
 
@@ -61,10 +62,13 @@ class ScriptedEngine:
         progress: Progress | None = None,
     ) -> list[list[Rollout]]:
         """The scripted responses, cut at ``params.max_tokens``, each token with log-prob 0."""
-        return [
+        groups = [
             [self._rollout(prompt, self.respond(prompt, k, seed)[: params.max_tokens]) for k in range(n)]
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
+        if progress is not None:
+            progress(sum(len(rollout.response_ids) for group in groups for rollout in group))
+        return groups
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """A script has no weights."""

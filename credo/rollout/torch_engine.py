@@ -1,11 +1,12 @@
 """Samples inside the training process with the policy's own module: no copy of the weights, no server.
 
 Prompts are padded on the left and computed once for their ``n`` samples; rows that have ended leave the batch. It uses
-transformers' models through their public cache only, so every causal LM works.
+transformers' models through their public cache only, so every causal LM with attention layers works.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -46,6 +47,12 @@ class TorchEngine:
         concurrent: int,
         compute: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
+        """Raises ValueError for a model that takes no ``past_key_values``: it would sample without its past."""
+        if "past_key_values" not in inspect.signature(model.forward).parameters:
+            raise ValueError(
+                f"{type(model).__name__} keeps its past in a cache of its own kind, which cannot be sampled from here; "
+                "choose a model with attention layers."
+            )
         self.model, self.eos_ids, self.pad_id = model, eos_ids, pad_id
         self.concurrent, self.compute = concurrent, compute
 
@@ -92,7 +99,7 @@ class TorchEngine:
         logits = self._forward(tokens, attention, (attention.cumsum(dim=1) - 1).clamp(min=0), cache)
 
         row_of = torch.tensor([distinct.index(row.prompt) for row in rows], device=device)
-        cache.batch_select_indices(row_of)
+        cache.reorder_cache(row_of)
         logits, attention, lengths = logits[row_of], attention[row_of], lengths[row_of]
         for position in range(params.max_tokens):
             drawn = self._draw(rows, logits, position, params)
@@ -104,7 +111,7 @@ class TorchEngine:
             if len(alive) < len(rows):
                 kept = torch.tensor(alive, device=device)
                 rows = [rows[index] for index in alive]
-                cache.batch_select_indices(kept)
+                cache.reorder_cache(kept)
                 drawn, attention, lengths = drawn[kept], attention[kept], lengths[kept]
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(drawn.unsqueeze(1), attention, (lengths + position).unsqueeze(1), cache)

@@ -23,6 +23,11 @@ _FORMULA = (*_ARITHMETIC, ast.Name, ast.Call)
 def judge_gym(answer: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """``{"score", "reason"}`` or ``{"unknown"}``; ``extra`` holds ``family`` and ``entry`` as reasoning-gym made it."""
     entry = extra["entry"]
+    if entry["answer"] is not None and answer == entry["answer"].strip():
+        return {
+            "score": 1.0,
+            "reason": "",
+        }  # some scorers miss this once the entry has been JSON and its tuples are lists
     score_answer = scorer(extra["family"])
     try:
         score = float(score_answer(answer, entry))

@@ -1,8 +1,8 @@
 r"""Is this mathematical answer the right one? By text and whole numbers first, then by math-verify, which runs no code.
 
 It ignores time and memory: SymPy can run for ever on a power tower, so the pool calls this in a child that it can kill.
-Three of math-verify's holes are closed here: letters in another order (``ABDC`` for ``ABCD``), another base
-(``10_2`` for ``10_3``), and a unit in plain words after a number.
+Two of math-verify's holes are closed: letters in another order (``ABDC`` for ``ABCD``) and another base (``10_2`` for
+``10_3``) are wrong. One of its gaps too: a unit in plain words may follow a number (``72 clips``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
+LONGEST_ANSWER = 1000
+"""Characters. A marked answer beyond this, and beyond four times the right one, is wrong: it would parse for long."""
+SEARCHED = 4000
+"""Characters at the end of a response that are searched when nothing marks its answer."""
+
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:!\s]|~")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _SPACED_TEXT = re.compile(r"\\(text|textbf|mathrm|mbox)\s+\{")
 _FRACTION = re.compile(r"\\[dt]frac(?![A-Za-z])")
-_BLANK = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_BLANK = re.compile(r"(?<!\w) | (?!\w)")
 _FENCES = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _WORDS = re.compile(r"(?:[A-Z][A-Za-z]{2,}|[A-Za-z]{4,})(?:[ ,]+[A-Za-z]+)*")
 _BASE = re.compile(r"\w+_\{?(\d+)\}?")
@@ -28,33 +33,41 @@ _NOT_UNITS = re.compile(r"\b(?:hundreds?|thousands?|millions?|billions?|trillion
 def judge_maths(response: str, answer: str | None, gold: str) -> dict[str, Any]:
     """``{"score", "reason"}`` or ``{"unknown"}`` for a response from which ``answer`` was extracted.
 
-    None as ``answer`` lets math-verify look for one in the whole response.
+    None as ``answer`` lets math-verify look for one at the end of the response.
     """
-    gold_text = plain(gold)
-    if not gold_text:
+    if not plain(gold):
         return {"unknown": "the problem has no answer to grade against"}
-    answer_text = plain(response if answer is None else answer)
-    if answer_text == gold_text:
-        return {"score": 1.0, "reason": ""}
-    if _WORDS.fullmatch(gold_text):
-        same = answer_text.casefold() == gold_text.casefold()
-        return {"score": float(same), "reason": "" if same else "another word"}
-    whole_numbers = _INTEGER.fullmatch(gold_text), _INTEGER.fullmatch(answer_text)
-    if whole_numbers[0] and whole_numbers[1]:
-        return {"score": float(whole(whole_numbers[0]) == whole(whole_numbers[1])), "reason": ""}
+    ending = response[-SEARCHED:]
+    if answer is not None and len(answer) > max(LONGEST_ANSWER, 4 * len(gold)):
+        return {"score": 0.0, "reason": f"answer longer than {LONGEST_ANSWER} characters"}
+    decided = by_text(plain(gold), plain(ending if answer is None else answer))
+    if decided is not None:
+        return {"score": float(decided), "reason": ""}
     golds = read(boxed(gold))
     if all(isinstance(expression, str) for expression in golds):
         return {"unknown": f"the answer to grade against cannot be read as mathematics: {gold[:200]!r}"}
-    bases = _BASE.fullmatch(gold_text), _BASE.fullmatch(answer_text)
-    if bases[0] and bases[1] and bases[0][1] != bases[1][1]:
-        return {"score": 0.0, "reason": "another base"}
     try:
-        answers = read(response if answer is None else boxed(without_unit(answer)))
+        answers = read(ending if answer is None else boxed(without_unit(answer)))
     except MemoryError:
         raise
     except Exception as error:  # what the response holds cannot be parsed: that is a wrong answer
         return {"score": 0.0, "reason": f"unreadable answer ({type(error).__name__})"}
     return compare(golds, answers)
+
+
+def by_text(gold: str, answer: str) -> bool | None:
+    """Whether two plain texts are the same answer; None where it takes mathematics to tell."""
+    if answer == gold:
+        return True
+    if _WORDS.fullmatch(gold):
+        return answer.casefold() == gold.casefold()
+    numbers = _INTEGER.fullmatch(gold), _INTEGER.fullmatch(answer)
+    if numbers[0] and numbers[1]:
+        return whole(numbers[0]) == whole(numbers[1])
+    bases = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+    if bases[0] and bases[1] and bases[0][1] != bases[1][1]:
+        return False
+    return None
 
 
 def compare(golds: tuple[Any, ...], answers: tuple[Any, ...]) -> dict[str, Any]:
@@ -92,7 +105,7 @@ def plain(text: str) -> str:
     """``text`` without what only changes its looks: fences, spacing, text commands, a closing full stop."""
     text = _FRACTION.sub(r"\\frac", _TEXT.sub(r"\1", _LAYOUT.sub(" ", text)))
     text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\$", "$")
-    return _BLANK.sub("", unfenced(text)).strip()
+    return _BLANK.sub("", " ".join(unfenced(text).split()))
 
 
 def unfenced(text: str) -> str:

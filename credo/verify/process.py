@@ -39,6 +39,7 @@ class Process:
         )
         assert self._popen.stdin
         assert self._popen.stdout
+        self.pid = self._popen.pid
         self.stdin, self.stdout = self._popen.stdin.fileno(), self._popen.stdout.fileno()
         os.set_blocking(self.stdin, False)
         os.set_blocking(self.stdout, False)

@@ -5,11 +5,12 @@ models and training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from credo.types import Problem, Unknown, Verdict
 
 
+@runtime_checkable
 class Verifier(Protocol):
     """Judges responses. Knows problems and text; knows nothing of tokens, models or training."""
 

@@ -106,6 +106,11 @@ def test_micro_batches_keep_their_promises():
         assert parts == [part.tolist() for part in micro_batches(torch.tensor(lengths), budget)]
 
 
+def test_rows_of_one_length_stay_in_order():
+    parts = micro_batches(torch.full((5000,), 2), token_budget=2000)
+    assert torch.equal(torch.cat(parts), torch.arange(5000))
+
+
 def test_a_budget_for_everything_makes_one_part():
     assert [len(part) for part in micro_batches(torch.tensor([2, 3, 1]), 9)] == [3]
 

@@ -38,6 +38,7 @@ def test_prompts_in_every_schema(row, prompt):
         ({"answer": None, "solution": "4"}, "4"),
         ({"answer": "4", "solution": "5"}, "4"),
         ({"answer": "2 and 2 is <<2+2=4>>4\n#### 4"}, "4"),
+        ({"answer": "#### 3 is the first part.\n#### 4"}, "4"),
         ({"answer": "Tom pays 57,500.\n#### 57,500\n"}, "57,500"),
         ({"solution": r"First \boxed{3}, then $\boxed{\frac{1}{2}}$."}, r"\frac{1}{2}"),
         ({"solution": r"an open box \boxed{3"}, r"an open box \boxed{3"),

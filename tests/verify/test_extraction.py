@@ -1,0 +1,135 @@
+"""Where the answer is in a response, for every way of extraction."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from credo.verify.extraction import Extraction, extract, last_boxed, last_tagged, stated_answer
+
+AUTO = Extraction()
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"so \boxed{5}", "5"),
+        (r"\boxed{1} is wrong, \boxed{2}", "2"),
+        (r"\fbox{a} and then", "a"),
+        (r"\boxed {\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{4} and \boxed{4 + ", "4"),
+        (r"}} \boxed{3} {", "3"),
+        (r"\boxed{unclosed", None),
+        ("no box", None),
+        (r"\boxed{}", ""),
+    ],
+)
+def test_last_box(text: str, content: str | None):
+    assert last_boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed{-2} and \boxed{1}", "-2, 1"),
+        (r"$\boxed{1}$, $\boxed{2}$ or $\boxed{3}$", "1, 2, 3"),
+        (r"$\boxed{1} \quad \text{and} \quad \boxed{2}$", "1, 2"),
+        (r"\boxed{0} first. \boxed{1}, \boxed{2}", "1, 2"),
+        (r"\boxed{6}, \boxed{6}", "6"),
+    ],
+)
+def test_joined_boxes_are_one_answer(text: str, content: str):
+    assert last_boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("The answer is 5.", "5"),
+        ("The answer is 5. It took 3 steps.", "5"),
+        ("the answer is 3. No: the answer is 4", "4"),
+        ("Answer: $x = 2$ metres.", "x = 2"),
+        ("**Answer:** 12", "12"),
+        ("Final Answer: **12**", "12"),
+        ("The answer is:\n\\[\n\\frac{1}{2}\n\\]\nDone.", "\n\\frac{1}{2}\n"),
+        ("Final answer: The volume of the box is 120. I hope so.", "120"),
+        ("The answer is $10,455. She paid $5.", "$10,455"),
+        ("The answers are 3.5 and 4.5\nbye", "3.5 and 4.5"),
+        ("nothing said", None),
+        ("the answer is", None),
+    ],
+)
+def test_stated_answer(text: str, stated: str | None):
+    assert stated_answer(text) == stated
+
+
+def test_last_closed_tag():
+    assert last_tagged("<answer> 1 </answer> <answer>2</answer>") == "2"
+    assert last_tagged("<answer>1</answer> <answer>2") == "1"
+    assert last_tagged("<answer>a <answer>b</answer>") == "b"
+    assert last_tagged("</answer><answer>") is None
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "answer"),
+    [
+        (r"the answer is 4, so \boxed{5}", "math", "5"),
+        ("the answer is 4", "math", "4"),
+        ("4", "math", None),
+        (r"<answer> 4 </answer> \boxed{5}", "gym", "4"),
+        (" 4\n", "gym", "4"),
+        (r" \boxed{5} ", "exact", r"\boxed{5}"),
+        (" \n", "exact", None),
+        ("<answer> </answer>", "gym", None),
+    ],
+)
+def test_auto_suits_the_problem(response: str, kind: str, answer: str | None):
+    assert extract(response, kind, AUTO) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("from 3 to 1,234.50 in all", "1234.50"),
+        ("10-5", "5"),
+        ("x = -7.", "-7"),
+        ("a fifth is .2", ".2"),
+        ("no number", None),
+    ],
+)
+def test_last_number(text: str, number: str | None):
+    assert extract(text, "exact", Extraction(kind="last_number")) == number
+
+
+def test_whole_box_tag_and_pattern_do_the_same_for_every_kind():
+    response = r" #### 7 <answer>8</answer> \boxed{9} "
+    for kind in ("math", "gym", "exact"):
+        assert extract(response, kind, Extraction(kind="whole")) == response.strip()
+        assert extract(response, kind, Extraction(kind="boxed")) == "9"
+        assert extract(response, kind, Extraction(kind="answer_tag")) == "8"
+        assert extract(response, kind, Extraction(kind="regex", pattern=r"#### (\S+)")) == "7"
+    assert extract("a1 b2", "exact", Extraction(kind="regex", pattern=r"[a-z]\d")) == "b2"
+    assert extract("a1", "exact", Extraction(kind="regex", pattern=r"a(\d)|b(\d)")) == "1"
+    assert extract("b1", "exact", Extraction(kind="regex", pattern=r"a(\d)|b(\d)")) is None
+
+
+def test_a_bad_pattern_is_refused():
+    with pytest.raises(ValueError, match=r"verify\.pattern"):
+        Extraction(kind="regex", pattern="(")
+    with pytest.raises(ValueError, match=r"verify\.pattern"):
+        Extraction(kind="regex")
+    with pytest.raises(ValueError, match=r"verify\.pattern"):
+        Extraction(kind="boxed", pattern="a")
+
+
+@pytest.mark.parametrize("part", [r"\boxed{", r"\boxed{1},", "}", "answer: ", "answer is ", "$", "<answer>", "1,", "{"])
+def test_long_degenerate_responses_cost_little(part: str):
+    text = part * (200_000 // len(part))
+    started = time.monotonic()
+    for kind in ("math", "gym"):
+        extract(text, kind, AUTO)
+    extract(text, "exact", Extraction(kind="last_number"))
+    assert time.monotonic() - started < 2.0
