@@ -159,7 +159,7 @@ class Collector:
 def judged_group(
     problem: Problem, rollouts: Sequence[Rollout], responses: Sequence[str], verdicts: Sequence[Verdict | Unknown]
 ) -> Group:
-    """The group without its unknown verdicts: what could not be judged has no reward, so it has no place in a baseline."""
+    """The group without its unknown verdicts: what was not judged has no reward, so it has no place in a baseline."""
     judged = [(r, t, v) for r, t, v in zip(rollouts, responses, verdicts, strict=True) if isinstance(v, Verdict)]
     return Group(
         problem=problem,
@@ -209,8 +209,9 @@ class _Tally:
         if unknown > limit * self.responses:
             reason, _ = self.reasons.most_common(1)[0]
             raise RuntimeError(
-                f"The verifier could not judge {unknown} of {self.responses} responses (most often: {reason}), more than "
-                f"verify.max_unknown_share = {limit} allows. Raise verify.deadline or verify.memory_mb, or mend the data."
+                f"The verifier could not judge {unknown} of {self.responses} responses (most often: {reason}), more "
+                f"than verify.max_unknown_share = {limit} allows. Raise verify.deadline or verify.memory_mb, or mend "
+                "the data."
             )
 
     def metrics(self, *, surplus: int) -> dict[str, float]:

@@ -92,7 +92,7 @@ def mean_interval(scores: Sequence[float], *, level: float = 0.95) -> tuple[floa
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values``, always the same for the same values; NaN twice if none."""
+    """Percentile bootstrap interval of the mean of ``values``, the same for the same values; NaN twice if none."""
     import numpy
 
     if not values:

@@ -107,7 +107,7 @@ def _replace(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> int | float:
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Seeds made from numbers, the same on every machine: what a rollout draws depends on its own seed and on nothing else."""
+"""Seeds made from numbers, the same on every machine: what a rollout draws depends on its own seed and nothing else."""
 
 from __future__ import annotations
 

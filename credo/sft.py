@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -45,12 +46,14 @@ def sft(config: SftConfig) -> Path:
             console.say(f"{target} is there already, trained from this very recipe.")
             return target
         folder.begin("auto", flat(config), to_toml(config), console.warn)
-        with Interruption().listening() as interruption:
-            _train(config, folder, console, interruption)
+        with Interruption().listening() as interruption, closing(JsonlLogger(folder.folder / METRICS)) as logger:
+            _train(config, folder, console, logger, interruption)
         return target
 
 
-def _train(config: SftConfig, folder: RunFolder, console: Console, interruption: Interruption) -> None:
+def _train(
+    config: SftConfig, folder: RunFolder, console: Console, logger: JsonlLogger, interruption: Interruption
+) -> None:
     set_threads(config.run.threads)
     device = choose_device(config.run.device)
     demonstrations = load_demonstrations(config.sft.sources, max_bad_share=config.sft.max_bad_share)
@@ -61,7 +64,6 @@ def _train(config: SftConfig, folder: RunFolder, console: Console, interruption:
         start = build_model(config.architecture, seed=config.run.seed, device=device)
     rows = [_tokens(demonstration, start, config) for demonstration in demonstrations]
     console.say(f"{len(rows):,} demonstrations, {start.model.num_parameters():,} parameters.")
-    logger = JsonlLogger(folder.folder / METRICS)
     optimizer = Optimizer(
         start.model.parameters(),
         lr=config.sft.lr,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -45,5 +45,5 @@ def test_draws_are_uniform_along_positions_and_along_seeds():
 
 def test_neighbouring_draws_are_not_related():
     draws = [uniform(9, position) - 0.5 for position in range(10_000)]
-    covariance = sum(a * b for a, b in zip(draws, draws[1:], strict=False)) / len(draws)
+    covariance = sum(a * b for a, b in pairwise(draws)) / len(draws)
     assert abs(covariance * 12) < 0.05

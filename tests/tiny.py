@@ -14,8 +14,11 @@ from credo.assemble import Parts, assemble
 from credo.config import ArchitectureConfig, TrainConfig
 from credo.console import Console
 from credo.dist.world import World
-from credo.models.causal import build_model, save_model
+from credo.models.causal import CausalModel, build_model, save_model
 from credo.recipe import read_recipe, toml_value
+from credo.rollout.engine import SamplingParams
+from credo.rollout.torch_engine import TorchEngine
+from credo.types import Group, Problem, Verdict
 
 LETTERS = "abcd"
 PAIRS = [(f"{first}{second}=", first) for first in LETTERS for second in LETTERS]
@@ -46,6 +49,13 @@ def tiny_recipe(folder: Path, **changes: Any) -> Path:
         tiny_model(folder / "model")
     if not (folder / "train.jsonl").exists():
         tiny_problems(folder / "train.jsonl")
+    path = folder / "recipe.toml"
+    path.write_text(_toml(tiny_values(folder, **changes)))
+    return path
+
+
+def tiny_values(folder: Path = Path(), **changes: Any) -> dict[str, dict[str, Any]]:
+    """The keys of :func:`tiny_recipe`, with nothing written."""
     values: dict[str, dict[str, Any]] = {
         "run": {"name": "run", "folder": str(folder / "runs"), "steps": 3, "seed": 1, "threads": 1, "device": "cpu"},
         "model": {"path": str(folder / "model")},
@@ -60,9 +70,7 @@ def tiny_recipe(folder: Path, **changes: Any) -> Path:
     for key, value in changes.items():
         section, name = key.split("__")
         values.setdefault(section, {})[name] = value
-    path = folder / "recipe.toml"
-    path.write_text(_toml(values))
-    return path
+    return {section: {name: value for name, value in entries.items() if value is not None} for section, entries in values.items()}
 
 
 def tiny_config(folder: Path, **changes: Any) -> TrainConfig:
@@ -76,6 +84,25 @@ def tiny_parts(folder: Path, **changes: Any) -> tuple[TrainConfig, Parts]:
     return config, assemble(config, World(), Console())
 
 
+def tiny_groups(
+    start: CausalModel, *, prompts: Sequence[tuple[int, ...]], per_prompt: int, max_tokens: int, temperature: float = 1.0
+) -> tuple[Group, ...]:
+    """Groups sampled from ``start``, in which every other response counts as correct."""
+    engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=64)
+    params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
+    sampled = engine.sample(prompts, per_prompt, params, seeds=range(len(prompts)))
+    verdicts = tuple(Verdict(score=float(k % 2)) for k in range(per_prompt))
+    return tuple(
+        Group(
+            problem=Problem(id=str(index), kind="exact", prompt=str(prompt), answer="a", source="tiny"),
+            rollouts=tuple(rollouts),
+            responses=("",) * per_prompt,
+            verdicts=verdicts,
+        )
+        for index, (prompt, rollouts) in enumerate(zip(prompts, sampled, strict=True))
+    )
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -87,8 +114,5 @@ def untimed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _toml(values: Mapping[str, Mapping[str, Any]]) -> str:
-    sections = []
-    for section, entries in values.items():
-        said = [f"{name} = {toml_value(value)}" for name, value in entries.items() if value is not None]
-        sections.append("\n".join([f"[{section}]", *said]))
-    return "\n".join(sections) + "\n"
+    said = [[f"[{section}]", *(f"{name} = {toml_value(value)}" for name, value in entries.items())] for section, entries in values.items()]
+    return "\n".join(line for section in said for line in section) + "\n"

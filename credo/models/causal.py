@@ -51,15 +51,15 @@ def load_model(path: str, *, device: str = "cpu") -> CausalModel:
     dequantised = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             location, dtype=torch.float32, output_loading_info=True, **options, **dequantised
         )
     except Exception as error:  # a damaged file fails in whatever way its reader fails
         raise ValueError(f"No model could be loaded from '{path}': {_first_line(error)}") from error
     if report["missing_keys"]:
         raise ValueError(
-            f"The files of '{path}' hold no {min(report['missing_keys'])}, which would be left at random; give a folder "
-            "that was saved from a whole causal language model."
+            f"The files of '{path}' hold no {min(report['missing_keys'])}, which would be left at random; give a "
+            "folder that was saved from a whole causal language model."
         )
     return _causal_model(model.to(device), tokenizer, path)
 
@@ -68,7 +68,7 @@ def build_model(architecture: ArchitectureConfig, *, seed: int, device: str = "c
     """A Llama of the given shape with random weights, and its character or byte tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from credo.models.small_tokenizers import byte_tokenizer, character_tokenizer
+    from credo.models.small_tokenizers import SPECIAL_TOKENS, byte_tokenizer, character_tokenizer
 
     quiet_transformers()
     characters = architecture.tokenizer == "characters"
@@ -81,9 +81,9 @@ def build_model(architecture: ArchitectureConfig, *, seed: int, device: str = "c
         num_attention_heads=architecture.heads,
         max_position_embeddings=architecture.positions,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=SPECIAL_TOKENS.index("<eos>"),
+        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,9 +98,10 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """The weights saved in ``folder``, written into ``model``, bit for bit. Raises ValueError if they are another model's.
+    """The weights saved in ``folder``, written into ``model``, bit for bit.
 
-    They are read by transformers, because it does not write all models under the names they have in memory.
+    They are read by transformers, because it does not write all models under the names they have in memory. Raises
+    ValueError if they are another model's.
     """
     from transformers import AutoModelForCausalLM
 
@@ -108,7 +109,9 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     try:
         model.load_state_dict(saved.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"{folder} holds another model than this run's; resume with the model it began with.") from error
+        raise ValueError(
+            f"{folder} holds another model than this run's; resume with the model it began with."
+        ) from error
 
 
 def response_logprobs(

@@ -56,7 +56,7 @@ class Optimizer:
         assert all(parameter.dtype == torch.float32 for parameter in self.parameters), "master weights are fp32"
         self.adamw = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
         self.lr, self.schedule, self.weight_decay, self.max_grad_norm = lr, schedule, weight_decay, max_grad_norm
-        self.steps = 0
+        self.steps: int = 0
 
     def descend(self, lengths: Tensor, token_budget: int, loss_of: Callable[[Tensor], Tensor]) -> GradientStep:
         """One step on the sum of ``loss_of(rows)`` over micro-batches of rows with the given ``lengths`` (B,)."""

@@ -1,4 +1,4 @@
-"""The policy pi_theta: its log-probs, and its update by the clipped surrogate. It knows nothing of where advantages come from."""
+"""The policy pi_theta: its log-probs, and its update by the clipped surrogate. It ignores where advantages are from."""
 
 from __future__ import annotations
 
@@ -26,10 +26,18 @@ class Policy:
     """The model being trained."""
 
     def __init__(
-        self, model: PreTrainedModel, config: PolicyConfig, *, temperature: float, token_budget: int, compute: Compute, seed: int
+        self,
+        model: PreTrainedModel,
+        config: PolicyConfig,
+        *,
+        temperature: float,
+        token_budget: int,
+        compute: Compute,
+        seed: int,
     ) -> None:
         self.model, self.config, self.temperature = model, config, temperature
-        self.token_budget, self.compute, self.seed = token_budget, compute, seed
+        self.token_budget, self.seed = token_budget, seed
+        self.compute: Compute = compute
         self.optimizer = Optimizer(
             model.parameters(),
             lr=config.lr,
@@ -56,10 +64,11 @@ class Policy:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.version))
         order = torch.randperm(len(batch), generator=generator)
         metrics: list[dict[str, float]] = []
-        steps = [
-            self._step(rows_of(batch, rows), advantages[rows], old_logprobs[rows], metrics)
-            for rows in order.split(self.config.minibatch)
-        ]
+        steps = []
+        for rows in order.split(self.config.minibatch):
+            part = rows_of(batch, rows)
+            width = part.tokens.shape[1]
+            steps.append(self._step(part, advantages[rows, :width], old_logprobs[rows, :width], metrics))
         means = {key: sum(part[key] for part in metrics) / len(steps) for key in metrics[0]}
         return step_metrics(steps, "policy") | means | {"policy/lr": self.optimizer.adamw.param_groups[0]["lr"]}
 
@@ -92,14 +101,14 @@ class Policy:
             return torch.where(part.mask, losses * weights[rows, :width], 0.0).sum()
 
         step = self.optimizer.descend(batch.attention.sum(dim=1), self.token_budget, loss_of)
-        width = batch.mask.shape[1]
-        seen, old, gains = logprobs[:, :width], old_logprobs[:, :width], advantages[:, :width]
-        clipped = clip_fraction(seen, old, gains, batch.mask, clip_low=config.clip_low, clip_high=config.clip_high)
+        clipped = clip_fraction(
+            logprobs, old_logprobs, advantages, batch.mask, clip_low=config.clip_low, clip_high=config.clip_high
+        )
         metrics.append(
             {
                 "policy/clip_fraction": clipped.item(),
-                "policy/kl_to_old": approx_kl(seen, old, batch.mask).item(),
-                "policy/entropy": -masked_mean(old, batch.mask).item(),
+                "policy/kl_to_old": approx_kl(logprobs, old_logprobs, batch.mask).item(),
+                "policy/entropy": -masked_mean(old_logprobs, batch.mask).item(),
             }
         )
         return step

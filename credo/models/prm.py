@@ -27,7 +27,8 @@ class Prm:
 
     def __init__(self, model: PreTrainedModel, config: PrmConfig, *, token_budget: int, compute: Compute) -> None:
         self.model, self.config = model, config
-        self.token_budget, self.compute = token_budget, compute
+        self.token_budget = token_budget
+        self.compute: Compute = compute
         self.optimizer = Optimizer(
             model.parameters(),
             lr=config.lr,

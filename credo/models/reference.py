@@ -1,4 +1,4 @@
-"""The frozen reference pi_ref of the implicit reward. The policy itself can stand in for it (`prm.reference = "policy"`)."""
+"""The frozen reference pi_ref of the implicit reward. The policy can stand in for it (`prm.reference = "policy"`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Reference:
 
     def __init__(self, model: PreTrainedModel, *, token_budget: int, compute: Compute) -> None:
         self.model = model.requires_grad_(False)
-        self.token_budget, self.compute = token_budget, compute
+        self.token_budget = token_budget
+        self.compute: Compute = compute
 
     def logprobs(self, batch: Batch) -> Float[Tensor, "B S"]:
         """Log-probs of the response tokens at temperature 1."""

@@ -1,4 +1,4 @@
-"""Tokenizers for models built from scratch: one token per character or per byte, as ordinary Hugging Face tokenizers."""
+"""Tokenizers for models built from scratch: one token per character or byte, as ordinary Hugging Face tokenizers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     """One token per character of ``alphabet``; other characters become ``<unk>``.
 
-    Raises ValueError if a character stands twice in the alphabet.
+    Raises ValueError if a character stands twice in the alphabet, or if there are none.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    twice = sorted({character for character in alphabet if alphabet.count(character) > 1})
-    if twice or not alphabet:
-        raise ValueError(f"architecture.alphabet: expected different characters, got {twice or 'none'} more than once.")
+    if not alphabet or len(set(alphabet)) < len(alphabet):
+        raise ValueError(f"architecture.alphabet: expected different characters, each once, got {alphabet!r}.")
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # pyright: ignore

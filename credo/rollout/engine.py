@@ -38,7 +38,8 @@ class RolloutEngine(Protocol):
     ) -> list[list[Rollout]]:
         """``n`` responses to each prompt, in the order of ``prompts``; ``seeds`` has one seed a prompt.
 
-        Rollout ``k`` of a prompt depends on the weights, the prompt, its seed, ``k`` and ``params``, not on its neighbours.
+        Rollout ``k`` of a prompt depends on the weights, the prompt, its seed, ``k`` and ``params``, and on no other
+        rollout.
         """
         ...
 
@@ -48,7 +49,7 @@ class RolloutEngine(Protocol):
 
 
 class ScriptedEngine:
-    """A test double: ``respond(prompt, k, seed)`` gives the response tokens, end-of-sequence token included if it ends."""
+    """A test double: ``respond(prompt, k, seed)`` gives the response, with its end-of-sequence token if it ends."""
 
     def __init__(self, respond: Callable[[tuple[int, ...], int, int], tuple[int, ...]], eos_id: int) -> None:
         self.respond, self.eos_id = respond, eos_id

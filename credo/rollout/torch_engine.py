@@ -65,7 +65,7 @@ class TorchEngine:
         seeds: Sequence[int],
         progress: Progress | None = None,
     ) -> list[list[Rollout]]:
-        """See :class:`credo.rollout.engine.RolloutEngine`; in fp32 two batches may differ by rounding (1e-6 in a log-prob)."""
+        """See :class:`credo.rollout.engine.RolloutEngine`; what is decoded beside it changes its rounding only."""
         assert len(prompts) == len(seeds)
         rows = [[_Row(prompt=i, seed=mixed_seed(seeds[i], k)) for k in range(n)] for i in range(len(prompts))]
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -99,7 +99,7 @@ class TorchEngine:
         logits = self._forward(tokens, attention, (attention.cumsum(dim=1) - 1).clamp(min=0), cache)
 
         row_of = torch.tensor([distinct.index(row.prompt) for row in rows], device=device)
-        cache.reorder_cache(row_of)
+        cache.reorder_cache(row_of)  # pyright: ignore[reportArgumentType]
         logits, attention, lengths = logits[row_of], attention[row_of], lengths[row_of]
         for position in range(params.max_tokens):
             drawn = self._draw(rows, logits, position, params)
@@ -111,7 +111,7 @@ class TorchEngine:
             if len(alive) < len(rows):
                 kept = torch.tensor(alive, device=device)
                 rows = [rows[index] for index in alive]
-                cache.reorder_cache(kept)
+                cache.reorder_cache(kept)  # pyright: ignore[reportArgumentType]
                 drawn, attention, lengths = drawn[kept], attention[kept], lengths[kept]
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(drawn.unsqueeze(1), attention, (lengths + position).unsqueeze(1), cache)

@@ -42,7 +42,7 @@ class Extraction:
             )
         try:
             re.compile(self.pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"`verify.pattern` {self.pattern!r} is not a regular expression: {error}.") from error
 
 

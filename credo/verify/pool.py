@@ -52,7 +52,7 @@ class _Worker:
     def stop(self) -> int:
         """Kill the process if there is one; returns its exit status."""
         process, self.process, self.errand = self.process, None, None
-        self.kinds, self.judged, self.retry = set(), 0, None
+        self.kinds, self.judged = set(), 0
         return process.kill() if process else 0
 
 
@@ -120,7 +120,8 @@ class JudgePool:
                 BaseException
             ):  # an interrupt too: what is in flight belongs to this call and must not answer the next
                 for worker in self._workers:
-                    if worker.errand or worker.retry is not None:
+                    worker.retry = None
+                    if worker.errand:
                         worker.stop()
                 raise
             return [current.answers[index] for index in range(len(tasks))]
@@ -142,15 +143,16 @@ class JudgePool:
         worker.process.send(pack({"warm": kind}))
 
     def _employ(self, worker: _Worker, current: _Round) -> None:
-        """Give an idle worker something to do, if there is something left that no other is getting ready for."""
-        coming = sum(other.errand is not None and other.errand.index is None for other in self._workers)
-        while worker.retry is not None or len(current.waiting) > coming:
+        """Give an idle worker an item, or let it get ready for one that no other worker is getting ready for."""
+        while worker.retry is not None or current.waiting:
             index = current.waiting[0] if worker.retry is None else worker.retry
             problem, response = current.tasks[index]
             if worker.process and (worker.judged >= self._recycle_after or not worker.process.alive):
                 worker.stop()
             if worker.process is None or problem.kind not in worker.kinds:
-                self._prepare(worker, problem.kind)
+                coming = sum(other.errand is not None and other.errand.index is None for other in self._workers)
+                if worker.retry is not None or len(current.waiting) > coming:
+                    self._prepare(worker, problem.kind)
                 return
             if worker.retry is None:
                 current.waiting.popleft()

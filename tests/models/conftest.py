@@ -34,7 +34,7 @@ def make_model() -> MakeModel:
 
 @pytest.fixture
 def make_batch() -> MakeBatch:
-    """``make_batch(rows)``: prompts of 1 to 6 tokens, responses of 1 to 7, outcomes 0 and 1 in turn, two rows a group."""
+    """``make_batch(rows)``: prompts of 1 to 6 tokens, responses of 1 to 7, outcomes 0 and 1 in turn."""
 
     def make(rows: int = 6, seed: int = 0) -> Batch:
         generator = torch.Generator().manual_seed(seed)

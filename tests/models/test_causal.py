@@ -1,4 +1,4 @@
-"""Log-probs against the full softmax, models to disk and back bit for bit, and a sentence for everything not loadable."""
+"""Log-probs against the full softmax, models to disk and back bit for bit, and everything that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_built_model_has_the_shape_that_was_asked_for():
     config = causal.model.config
     assert (config.num_hidden_layers, config.hidden_size, config.max_position_embeddings) == (3, 16, 40)
     assert config.vocab_size == len(causal.tokenizer) == 3 + 256
-    assert causal.eos_ids == {causal.tokenizer.eos_token_id}
+    assert list(causal.eos_ids) == [causal.tokenizer.eos_token_id]
     assert causal.pad_id == causal.tokenizer.pad_token_id
     assert not causal.model.training
     assert all(parameter.dtype == torch.float32 for parameter in causal.model.parameters())

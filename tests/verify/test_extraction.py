@@ -132,4 +132,4 @@ def test_long_degenerate_responses_cost_little(part: str):
     for kind in ("math", "gym"):
         extract(text, kind, AUTO)
     extract(text, "exact", Extraction(kind="last_number"))
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 5.0

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from credo.types import Problem, Unknown, Verdict
 from credo.verify.extraction import Extraction
 from credo.verify.pool import JudgePool
 
-CATASTROPHE = Extraction(kind="regex", pattern="(a+)+$|b$")
+CATASTROPHE = Extraction(kind="regex", pattern="(?:a+)+$|b$")
 ENDLESS = "a" * 40 + "c"
 A_WHILE = "a" * 21 + "c"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, which is Linux's")
@@ -136,6 +137,7 @@ def test_the_deadline_takes_no_other_item_down():
 
 @needs_proc
 def test_a_killed_child_costs_no_verdict():
+    before = children()
     pool = JudgePool(CATASTROPHE, deadline=20.0)
     pool.verify([(problem("b", "exact"), "b")] * 20)
     tasks = [(problem("b", "exact"), text) for text in [A_WHILE, "b"] * 12]
@@ -143,7 +145,7 @@ def test_a_killed_child_costs_no_verdict():
     thread = threading.Thread(target=lambda: judged.extend(pool.verify(tasks)))
     thread.start()
     time.sleep(0.15)
-    victims = children()
+    victims = children() - before
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     thread.join()
@@ -155,6 +157,7 @@ def test_a_killed_child_costs_no_verdict():
 
 @needs_proc
 def test_an_item_that_takes_two_processes_down_is_unknown():
+    before = children()
     pool = JudgePool(CATASTROPHE, workers=1, deadline=30.0)
     pool.verify([(problem("b", "exact"), "b")])
     judged: list[Verdict | Unknown] = []
@@ -162,8 +165,8 @@ def test_an_item_that_takes_two_processes_down_is_unknown():
     thread = threading.Thread(target=lambda: judged.extend(pool.verify(tasks)))
     thread.start()
     killed: set[int] = set()
-    while len(killed) < 2:
-        for pid in children() - killed:
+    while len(killed) < 2 and thread.is_alive():
+        for pid in children() - before - killed:
             wait_until_busy(pid)
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
@@ -172,6 +175,27 @@ def test_an_item_that_takes_two_processes_down_is_unknown():
     pool.close()
     assert scores(judged) == [1.0, None, 1.0]
     assert "died" in judged[1].reason
+
+
+@needs_proc
+def test_a_retry_survives_a_process_that_does_not_get_ready():
+    before = children()
+    pool = JudgePool(CATASTROPHE, workers=1, deadline=1.5)
+    pool.verify([(problem("b", "exact"), "b")])
+    judged: list[Verdict | Unknown] = []
+    tasks = [(problem("b", "exact"), text) for text in ["b", ENDLESS, "b"]]
+    thread = threading.Thread(target=lambda: judged.extend(pool.verify(tasks)))
+    thread.start()
+    killed: set[int] = set()
+    while len(killed) < 2 and thread.is_alive():
+        for pid in children() - before - killed:
+            if not killed:
+                wait_until_busy(pid)
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    thread.join(timeout=20)
+    pool.close()
+    assert scores(judged) == [1.0, None, 1.0]
 
 
 def wait_until_busy(pid: int) -> None:
@@ -251,7 +275,11 @@ def test_a_problem_that_is_not_json_is_unknown(pool: JudgePool):
     assert scores(pool.verify([(odd, "a"), (problem("a", "exact"), "a")])) == [None, 1.0]
 
 
-@pytest.mark.parametrize("option", ["workers", "deadline", "memory_mb", "recycle_after"])
-def test_options_are_checked(option: str):
-    with pytest.raises(ValueError, match=rf"verify\.{option}"):
-        JudgePool(**{option: 0})
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 0}, {"deadline": 0.0}, {"memory_mb": 100}, {"recycle_after": 0}],
+    ids=lambda options: min(options),
+)
+def test_options_are_checked(options: dict[str, Any]):
+    with pytest.raises(ValueError, match=rf"verify\.{min(options)}"):
+        JudgePool(**options)

@@ -1,0 +1,21 @@
+"""Where tensors live and how many threads work on them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads for torch, 0 for every core this process may use: two processes that fight over cores run 5 to 20 times slower."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def choose_device(device: str) -> str:
+    """``auto`` as the device it stands for. Raises ValueError for a GPU that torch does not see."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device = 'cuda', but torch sees no GPU here; set run.device = 'cpu'.")
+    return device

@@ -1,0 +1,200 @@
+"""Checkpoints: whole or absent, bit for bit, and a damaged one refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_groups
+
+from credo import checkpoint
+from credo.config import ArchitectureConfig, PolicyConfig, PrmConfig
+from credo.data.batching import collate
+from credo.models.causal import CausalModel, build_model
+from credo.models.policy import Policy
+from credo.models.prm import Prm
+from credo.types import Batch
+
+SHAPE = ArchitectureConfig(layers=1, width=16, heads=2, alphabet="ab")
+
+
+def start(seed: int = 0) -> CausalModel:
+    return build_model(SHAPE, seed=seed)
+
+
+def policy_of(model: CausalModel) -> Policy:
+    config = PolicyConfig(lr=1e-2, minibatch=2)
+    return Policy(model.model, config, temperature=1.0, token_budget=64, compute="fp32", seed=0)
+
+
+def prm_of(model: CausalModel) -> Prm:
+    return Prm(model.model, PrmConfig(lr=1e-2), token_budget=64, compute="fp32")
+
+
+def batch() -> Batch:
+    return collate(tiny_groups(start(), prompts=[(3,), (4,)], per_prompt=2, max_tokens=3), pad_id=0)
+
+
+def learnt(policy: Policy, prm: Prm | None) -> None:
+    """One step of both, so that the optimisers have moments to keep."""
+    rollouts = batch()
+    policy.update(rollouts, rollouts.mask.float(), policy.logprobs(rollouts))
+    if prm is not None:
+        prm.update(rollouts, prm.score(rollouts, torch.zeros(rollouts.tokens.shape)))
+
+
+def saved(folder: Path, step: int, *, keep: int = 2, prm: Prm | None = None, **state: Any) -> Path:
+    model = start()
+    return checkpoint.save(
+        folder, step, policy=policy_of(model), prm=prm, tokenizer=model.tokenizer, state=state, keep=keep
+    )
+
+
+def flip(path: Path, position: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x01
+    path.write_bytes(content)
+
+
+def state_of(policy: Policy | Prm) -> list[torch.Tensor]:
+    moments = policy.optimizer.adamw.state_dict()["state"]
+    return [*policy.model.parameters(), *(value for entry in moments.values() for value in entry.values())]
+
+
+def test_what_is_restored_is_what_was_saved_bit_for_bit(tmp_path: Path):
+    model, judge = start(), start(1)
+    policy, prm = policy_of(model), prm_of(judge)
+    learnt(policy, prm)
+    torch.manual_seed(7)
+    checkpoint.save(
+        tmp_path, 5, policy=policy, prm=prm, tokenizer=model.tokenizer, state={"watch": [0.1 + 0.2]}, keep=0
+    )
+    drawn = torch.rand(3)
+
+    found = checkpoint.read(tmp_path / "step-000005")
+    other_policy, other_prm = policy_of(start(2)), prm_of(start(3))
+    checkpoint.restore(found, policy=other_policy, prm=other_prm)
+    assert (found.step, found.state["watch"]) == (5, [0.1 + 0.2])
+    assert torch.equal(torch.rand(3), drawn), "random numbers go on where they were"
+    for ours, theirs in ((policy, other_policy), (prm, other_prm)):
+        assert theirs.optimizer.steps == ours.optimizer.steps > 0
+        pairs = list(zip(state_of(ours), state_of(theirs), strict=True))
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+    learnt(policy, prm)
+    learnt(other_policy, other_prm)
+    assert all(torch.equal(one, other) for one, other in zip(state_of(prm), state_of(other_prm), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(state_of(policy), state_of(other_policy), strict=True))
+
+
+def test_policy_and_prm_are_folders_that_transformers_loads(tmp_path: Path):
+    from credo.models.causal import load_model
+
+    folder = saved(tmp_path, 1, prm=prm_of(start(1)))
+    for name, seed in (("policy", 0), ("prm", 1)):
+        loaded = load_model(str(folder / name))
+        expected = start(seed).model.state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_only_the_newest_are_kept(tmp_path: Path):
+    for step in (1, 2, 3):
+        saved(tmp_path, step, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+    saved(tmp_path, 4, keep=0)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_one_of_a_later_step_does_not_push_out_a_whole_one(tmp_path: Path):
+    for step in (2, 4):
+        saved(tmp_path, step, keep=0)
+    flip(tmp_path / "step-000004" / "optimizers.pt")
+    saved(tmp_path, 3, keep=1)
+    found = checkpoint.newest_whole(tmp_path, lambda line: None)
+    assert found is not None
+    assert found.step == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["policy/model.safetensors", "policy/config.json", "policy/tokenizer.json", "optimizers.pt", "state.json"]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str):
+    for step, damage in enumerate((flip, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1]))):
+        folder = saved(tmp_path, step, keep=0)
+        damage(folder / name)
+        with pytest.raises(ValueError, match=name) as error:
+            checkpoint.read(folder)
+        assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state.json": 3}', b'{"state.json": {}}', b"\xff\xfe"])
+def test_a_damaged_manifest_is_no_checkpoint(tmp_path: Path, content: bytes):
+    folder = saved(tmp_path, 1)
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match="step-000001") as error:
+        checkpoint.read(folder)
+    assert type(error.value) is ValueError, "a sentence for the user"
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="absent"):
+        checkpoint.read(tmp_path / "absent")
+
+
+def test_the_newest_whole_one_is_taken_and_the_damaged_one_named(tmp_path: Path):
+    for step in (2, 4, 6):
+        saved(tmp_path, step, keep=0)
+    flip(tmp_path / "step-000006" / "policy" / "model.safetensors")
+    (tmp_path / "step-000008.tmp").mkdir()
+    warnings: list[str] = []
+    found = checkpoint.newest_whole(tmp_path, warnings.append)
+    assert found is not None
+    assert found.step == 4
+    assert len(warnings) == 1
+    assert "step-000006" in warnings[0]
+
+
+def test_none_at_all_is_a_fresh_start_and_none_whole_is_not(tmp_path: Path):
+    assert checkpoint.newest_whole(tmp_path, pytest.fail) is None
+    flip(saved(tmp_path, 1) / "state.json", 0)
+    with pytest.raises(ValueError, match="step-000001"):
+        checkpoint.newest_whole(tmp_path, lambda line: None)
+
+
+def test_a_whole_checkpoint_is_left_alone_and_a_damaged_one_replaced(tmp_path: Path):
+    folder = saved(tmp_path, 1)
+    made = folder.stat().st_ino
+    assert saved(tmp_path, 1).stat().st_ino == made
+    flip(folder / "optimizers.pt")
+    assert checkpoint.read(saved(tmp_path, 1)).step == 1
+
+
+def test_a_refused_disk_is_the_users_to_mend(tmp_path: Path):
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    with pytest.raises(RuntimeError, match="checkpoint of step 3"):
+        saved(tmp_path / "checkpoints", 3)
+
+
+def test_our_own_mistake_is_not_taken_for_the_disks_and_leaves_nothing_behind(tmp_path: Path):
+    saved(tmp_path, 1)
+    with pytest.raises(TypeError):
+        saved(tmp_path, 2, collector=object())
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+def test_a_run_with_a_prm_cannot_go_on_from_one_without(tmp_path: Path):
+    without = checkpoint.read(saved(tmp_path / "without", 1))
+    both = checkpoint.read(saved(tmp_path / "both", 1, prm=prm_of(start(1))))
+    with pytest.raises(ValueError, match=r"prm\.enabled"):
+        checkpoint.restore(without, policy=policy_of(start()), prm=prm_of(start()))
+    with pytest.raises(ValueError, match=r"prm\.enabled"):
+        checkpoint.restore(both, policy=policy_of(start()), prm=None)
+
+
+def test_every_file_is_in_the_manifest(tmp_path: Path):
+    folder = saved(tmp_path, 1, prm=prm_of(start(1)))
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert set(json.loads((folder / "manifest.json").read_text())) == files - {"manifest.json"}
