@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from credo.collect import Collector
 from credo.config import DataConfig, ModelConfig, RolloutConfig, TrainConfig, VerifyConfig
 from credo.console import Console
-from credo.data.prompts import render
 from credo.data.problems import load_problems, without
+from credo.data.prompts import render
 from credo.data.stream import ProblemStream
 from credo.dist.device import choose_device, set_threads
 from credo.dist.world import World
@@ -164,7 +164,7 @@ def _problems(config: TrainConfig, console: Console) -> tuple[list[Problem], lis
 
 
 def _short_enough(problems: list[Problem], encode: Encode, config: DataConfig, console: Console) -> list[Problem]:
-    """The problems whose prompts fit ``data.max_prompt_tokens``; one that does not is refused unless they are dropped."""
+    """The problems whose prompts fit ``data.max_prompt_tokens``; others are refused, or dropped if asked for."""
     kept, limit = [], config.max_prompt_tokens
     for problem in problems:
         length = len(encode(problem))
@@ -172,8 +172,8 @@ def _short_enough(problems: list[Problem], encode: Encode, config: DataConfig, c
             kept.append(problem)
         elif not config.drop_long_prompts:
             raise ValueError(
-                f"The prompt of {problem.id} has {length:,} tokens, over data.max_prompt_tokens = {limit:,}; raise the limit "
-                "or set data.drop_long_prompts = true."
+                f"The prompt of {problem.id} has {length:,} tokens, over data.max_prompt_tokens = {limit:,}; raise the "
+                "limit or set data.drop_long_prompts = true."
             )
     if len(kept) < len(problems):
         console.warn(f"{len(problems) - len(kept):,} problems dropped: prompts over {limit:,} tokens.")

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: written aside, hashed, renamed; a damaged one is refused by name.
 
-A checkpoint holds ``policy/`` and ``prm/`` as Hugging Face folders, ``optimizers.pt``, ``state.json`` (step, configuration,
-data stream, surplus groups) and ``manifest.json`` with the size and SHA-256 of every other file.
+A checkpoint holds ``policy/`` and ``prm/`` as Hugging Face folders, ``optimizers.pt``, ``state.json`` (step,
+configuration, data stream, surplus groups) and ``manifest.json`` with the size and SHA-256 of every other file.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def _run(command: str, words: list[str]) -> None:
             import difflib
 
             near = difflib.get_close_matches(command, COMMANDS, n=1)
-            raise ValueError(f"There is no command '{command}'.{f' Did you mean {near[0]}?' if near else ''} See credo --help.")
+            raise ValueError(
+                f"There is no command '{command}'.{f' Did you mean {near[0]}?' if near else ''} See credo --help."
+            )
 
 
 def _train(words: list[str]) -> None:

@@ -186,7 +186,7 @@ class VerifyConfig:
             "verify.pattern: goes with verify.extract = 'regex' and only with it; set both or neither.",
         )
         _at_least(1, self, "verify", "workers")
-        _at_least(256, self, "verify", "memory_mb")
+        _at_least(512, self, "verify", "memory_mb")
         _above_zero(self, "verify", "deadline")
         _share(self, "verify", "max_unknown_share")
 

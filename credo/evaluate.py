@@ -22,16 +22,12 @@ def evaluate(options: EvaluateOptions) -> None:
     console = Console()
     _check(options)
     sources = [source for source in options.benchmarks.split(",") if source]
-    prompts = DataConfig(
-        train=tuple(sources), template=options.template, system=options.system, suffix=options.suffix
-    )
+    prompts = DataConfig(train=tuple(sources), template=options.template, system=options.system, suffix=options.suffix)
     verify = VerifyConfig(extract=options.extract, pattern=options.pattern)
     benchmarks = {source: load_problems([source], kind=options.kind)[0] for source in sources}
     set_threads(options.threads)
     start = load_model(options.model, device=choose_device(options.device))
-    engine = TorchEngine(
-        start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent
-    )
+    engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent)
     verifier = build_verifier(verify)
     results = []
     try:
@@ -55,11 +51,15 @@ def evaluate(options: EvaluateOptions) -> None:
             summary = evaluation.summary()
             console.say(
                 f"{source}: avg@{options.samples} {summary['eval/accuracy']:.3f} (95 % interval "
-                f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}), {len(chosen):,} problems, "
-                f"{evaluation.unknown} unknown, {time.perf_counter() - started:.0f} s"
+                f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}), {len(chosen):,} "
+                f"problems, {evaluation.unknown} unknown, {time.perf_counter() - started:.0f} s"
             )
             rows = [
-                {"id": group.problem.id, "scores": [verdict.score for verdict in group.verdicts], "responses": group.responses}
+                {
+                    "id": group.problem.id,
+                    "scores": [verdict.score for verdict in group.verdicts],
+                    "responses": group.responses,
+                }
                 for group in evaluation.groups
             ]
             results.append({"benchmark": source, **summary, "problems": rows})

@@ -1,4 +1,4 @@
-"""What a run writes down, and how it goes on from what it wrote: metrics, rollouts, evaluations, checkpoints, warnings."""
+"""What a run writes down, and how it goes on from there: metrics, rollouts, evaluations, checkpoints, warnings."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Journal:
             return 0
         if found.state["fingerprint"] != parts.fingerprint:
             raise ValueError(
-                f"model.path = '{self.config.model.path}' holds other weights than when the run of {found.folder} began, "
-                "so its reference is gone; put them back or start another run."
+                f"model.path = '{self.config.model.path}' holds other weights than when the run of {found.folder} "
+                "began, so its reference is gone; put them back or start another run."
             )
         checkpoint.restore(found, policy=parts.policy, prm=parts.prm)
         parts.engine.load_weights(parts.policy.weights())
@@ -167,10 +167,8 @@ class Journal:
         return "  ".join([*words, f"{metrics['time/step']:.1f} s", f"{duration(left)} left"])
 
 
-def rollout_rows(
-    groups: tuple[Group, ...], made: Step, config: TrainConfig, parts: Parts
-) -> list[dict[str, Any]]:
-    """One JSON object a rollout: text, verdict, and for each token its id, q, process reward and advantage."""
+def rollout_rows(groups: tuple[Group, ...], made: Step, config: TrainConfig, parts: Parts) -> list[dict[str, Any]]:
+    """One JSON object a rollout: text, verdict, and for each token its text, q, process reward and advantage."""
     rewards = None
     if made.log_ratios is not None:
         options = config.credit_options()
@@ -180,7 +178,8 @@ def rollout_rows(
         )
     text = parts.start.tokenizer.decode
     rows = []
-    for index, (group, k) in enumerate((group, k) for group in groups for k in range(len(group.rollouts))):
+    places = [(group, k) for group in groups for k in range(len(group.rollouts))]
+    for index, (group, k) in enumerate(places):
         mask, rollout, verdict = made.batch.mask[index], group.rollouts[k], group.verdicts[k]
         row = {
             "id": group.problem.id,

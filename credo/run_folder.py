@@ -38,7 +38,9 @@ class RunFolder:
             self._lock.close()
             raise ValueError(f"Another process is using the run folder {folder}; choose another --run.name.") from None
 
-    def begin(self, resume: str, config: Mapping[str, Any], toml: str, warn: Callable[[str], None]) -> Checkpoint | None:
+    def begin(
+        self, resume: str, config: Mapping[str, Any], toml: str, warn: Callable[[str], None]
+    ) -> Checkpoint | None:
         """The checkpoint to go on from, or None for a fresh start; the folder's files agree with it afterwards.
 
         ``resume`` is ``auto`` (go on if there is something to go on from), ``never`` (refuse a folder that has a run)
@@ -50,7 +52,9 @@ class RunFolder:
             raise ValueError(f"{self.folder} already holds a run; choose another --run.name or use --resume auto.")
         if resume not in ("auto", "never"):
             if checkpoint is not None:
-                raise ValueError(f"{self.folder} already holds a run; to branch off {resume} choose another --run.name.")
+                raise ValueError(
+                    f"{self.folder} already holds a run; to branch off {resume} choose another --run.name."
+                )
             checkpoint = read(Path(resume))
         if before is not None:
             _refuse_changes(before, config)

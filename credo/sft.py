@@ -1,4 +1,4 @@
-"""Supervised warm-up: cross-entropy on the responses of demonstrations; writes ``runs/NAME/model`` for ``model.path``."""
+"""Supervised warm-up: cross-entropy on the responses of demonstrations. Writes ``runs/NAME/model``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from credo.algo.policy_losses import loss_weights
 from credo.config import SftConfig
 from credo.console import Console, duration
 from credo.data.batching import collate_demonstrations
-from credo.data.prompts import encode_response, render
 from credo.data.demonstrations import Demonstration, load_demonstrations
+from credo.data.prompts import encode_response, render
 from credo.dist.device import choose_device, set_threads
 from credo.interruption import Interruption
 from credo.loggers import JsonlLogger
@@ -35,7 +34,7 @@ Tokens = tuple[tuple[int, ...], tuple[int, ...]]
 def sft(config: SftConfig) -> Path:
     """Tunes (or builds) the model of ``config`` on its demonstrations; returns the folder of the trained model.
 
-    A run that has finished is left alone if its configuration is the same. Raises ValueError for what the user can mend.
+    A finished run of the same configuration is left alone. Raises ValueError for what the user can mend.
     """
     with RunFolder(Path(config.run.folder) / config.run.name) as folder:
         console = Console(folder.folder / LOG)
@@ -122,10 +121,12 @@ def _tokens(demonstration: Demonstration, start: CausalModel, config: SftConfig)
     response = encode_response(demonstration.response, start.tokenizer)
     if len(prompt) + len(response) > settings.max_tokens:
         raise ValueError(
-            f"A demonstration of {demonstration.source} has {len(prompt) + len(response):,} tokens, over sft.max_tokens = "
-            f"{settings.max_tokens:,}; raise the limit or shorten it."
+            f"A demonstration of {demonstration.source} has {len(prompt) + len(response):,} tokens, over "
+            f"sft.max_tokens = {settings.max_tokens:,}; raise the limit or shorten it."
         )
-    if start.tokenizer.unk_token_id is not None and start.tokenizer.unk_token_id in (*prompt, *response):
+    unknown = start.tokenizer.unk_token_id
+    has_other_use = unknown in (None, start.tokenizer.eos_token_id, start.tokenizer.bos_token_id)
+    if not has_other_use and unknown in (*prompt, *response):
         raise ValueError(
             f"A demonstration of {demonstration.source} has characters that the tokenizer does not know: "
             f"{demonstration.prompt!r}; add them to architecture.alphabet."

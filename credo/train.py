@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,11 +30,14 @@ def train(config: TrainConfig, *, resume: str = "auto", world: World | None = No
     checkpoint is whole.
     """
     world = world or World()
-    with RunFolder(Path(config.run.folder) / config.run.name) as folder, Interruption().listening() as interruption:
-        with closing(Journal(config, folder, resume)) as journal:
-            parts = assemble(config, world, journal.console)
-            with closing(parts.verifier):
-                loop(config, parts, journal, interruption, world)
+    with (
+        RunFolder(Path(config.run.folder) / config.run.name) as folder,
+        Interruption().listening() as interruption,
+        closing(Journal(config, folder, resume)) as journal,
+    ):
+        parts = assemble(config, world, journal.console)
+        with closing(parts.verifier):
+            loop(config, parts, journal, interruption, world)
     return folder.folder
 
 
@@ -45,13 +49,16 @@ def loop(config: TrainConfig, parts: Parts, journal: Journal, interruption: Inte
             with interruption.allowed():
                 journal.evaluate(step, parts)
             started = time.perf_counter()
-            with parts.collector.undone_by(Interrupted), interruption.allowed():
-                with journal.console.stage("sampling", "tokens") as progress:
-                    collection = parts.collector.collect(config.rollout.prompts, parts.policy.version, progress)
+            with (
+                parts.collector.undone_by(Interrupted),
+                interruption.allowed(),
+                journal.console.stage("sampling", "tokens") as progress,
+            ):
+                collection = parts.collector.collect(config.rollout.prompts, parts.policy.version, progress)
             learning = time.perf_counter()
             made = prime_step(parts, collection.groups, config, step, world) if collection.groups else None
             step += 1
-            metrics = dict(collection.metrics) | dict(made.metrics if made else {}) | memory_metrics()
+            metrics = {**collection.metrics, **(made.metrics if made else {}), **memory_metrics()}
             metrics |= {"time/learn": time.perf_counter() - learning, "time/step": time.perf_counter() - started}
             journal.record(step, parts, metrics, collection.groups, made)
             if step % config.checkpoint.every == 0 or step == config.run.steps:
@@ -73,9 +80,11 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
     log_ratios, learnt = score_and_learn(parts, batch, config)
     if log_ratios is not None and not log_ratios.isfinite().all():
         nothing = torch.zeros_like(old_logprobs)
-        return Step(batch=batch, log_ratios=log_ratios, advantages=nothing, metrics=learnt | {"policy/skipped_steps": 1})
+        return Step(
+            batch=batch, log_ratios=log_ratios, advantages=nothing, metrics=learnt | {"policy/skipped_steps": 1}
+        )
 
-    credit = config.credit_options() | {"all_reduce": world.all_reduce}
+    credit: dict[str, Any] = config.credit_options() | {"all_reduce": world.all_reduce}
     advantages = prime_advantages(log_ratios, batch.outcomes, batch.mask, batch.group_ids, **credit)
 
     improved: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The values that flow through one training step. They hold facts and derive others; they load, sample and train nothing.
+"""The values that flow through one training step. They hold facts; they load, sample and train nothing.
 
 Axes, for the whole package: **B** rollouts in a batch, **S** tokens of prompt and response together, **G** groups,
 **K** rollouts of one prompt, **V** vocabulary. Every per-token tensor is ``(B, S)`` and index ``s`` means *token s*:

@@ -56,7 +56,9 @@ class Watch:
         self.empty_steps += 1
         reasons = ("too_hard", "too_easy", "truncated", "unjudged")
         seen = ", ".join(f"{reason} {metrics[f'filter/{reason}']:.0f}" for reason in reasons)
-        self.console.warn(f"step {step} kept none of {metrics['filter/drawn']:.0f} prompts ({seen}); nothing was learnt.")
+        self.console.warn(
+            f"step {step} kept none of {metrics['filter/drawn']:.0f} prompts ({seen}); nothing was learnt."
+        )
         if self.empty_steps >= self.config.filter.max_empty_steps:
             raise RuntimeError(
                 f"{self.empty_steps} steps in a row kept no prompt (the last: {seen}). Widen filter.accuracy_low and "
@@ -67,8 +69,9 @@ class Watch:
         self.nonfinite_steps += int(metrics.get("policy/skipped_steps", 0) + metrics.get("prm/skipped_steps", 0))
         if self.nonfinite_steps > self.config.training.max_nonfinite_steps:
             raise RuntimeError(
-                f"{self.nonfinite_steps} optimiser steps met non-finite numbers, more than training.max_nonfinite_steps = "
-                f"{self.config.training.max_nonfinite_steps}. Lower the learning rates; the batches are in nonfinite/."
+                f"{self.nonfinite_steps} optimiser steps met non-finite numbers, more than "
+                f"training.max_nonfinite_steps = {self.config.training.max_nonfinite_steps}. "
+                "Lower the learning rates; the batches are in nonfinite/."
             )
 
     def _see_pairs(self, metrics: Mapping[str, float]) -> None:

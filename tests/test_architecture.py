@@ -37,7 +37,7 @@ LAZY = {"transformers", "reasoning_gym", "sympy", "math_verify", "pyarrow", "ggu
 ALGO_MAY_IMPORT = {"torch", "jaxtyping"}
 
 BANNED_NAMES = {"utils", "helpers", "manager", "handler", "core"}
-FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 6000
+FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 9000
 LONGER_FILES = {"config.py": 500}  # every option with its docstring: a list that is looked up, not read through
 
 # Tests without a module of their own name:

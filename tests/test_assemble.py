@@ -104,9 +104,7 @@ def test_only_the_problems_that_are_used_are_held_out(tmp_path: Path):
 
 
 def test_nothing_left_to_train_on_is_refused(tmp_path: Path):
-    assert "evaluation.sources" in refused(
-        tmp_path, evaluation__sources=[str(tiny_problems(tmp_path / "same.jsonl"))]
-    )
+    assert "evaluation.sources" in refused(tmp_path, evaluation__sources=[str(tiny_problems(tmp_path / "same.jsonl"))])
 
 
 def test_a_prompt_over_the_limit_is_refused_by_name_or_dropped_and_counted(

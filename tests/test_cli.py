@@ -165,7 +165,9 @@ def test_sft(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     held_out = str(tiny_problems(tmp_path / "held-out.jsonl", PAIRS[:3]))
     model = str(tiny_model(tmp_path / "model"))
-    main(f"evaluate --model {model} --benchmarks {held_out} --kind exact --max-tokens 2 --threads 1 --device cpu".split())
+    main(
+        f"evaluate --model {model} --benchmarks {held_out} --kind exact --max-tokens 2 --threads 1 --device cpu".split()
+    )
     assert "3 problems" in capsys.readouterr().out
 
 

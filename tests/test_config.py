@@ -72,7 +72,7 @@ OUT_OF_RANGE = [
     ("rollout.concurrent", 0),
     ("verify.workers", 0),
     ("verify.deadline", 0.0),
-    ("verify.memory_mb", 255),
+    ("verify.memory_mb", 511),
     ("verify.max_unknown_share", -0.1),
     ("verify.max_unknown_share", 1.1),
     ("filter.accuracy_low", -0.1),

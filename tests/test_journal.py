@@ -66,7 +66,9 @@ def test_a_rollout_is_written_token_by_token(tmp_path: Path):
         assert (row["score"], row["finish"]) == (float(index % 2), rollout.finish)
         for name in ("tokens", "logprobs", "advantages", "log_ratios", "process_rewards"):
             assert len(row[name]) == len(rollout.response_ids)
-        assert sum(row["log_ratios"]) == pytest.approx(row_sum(made.log_ratios, made.batch.mask)[index].item(), abs=1e-6)
+        assert sum(row["log_ratios"]) == pytest.approx(
+            row_sum(made.log_ratios, made.batch.mask)[index].item(), abs=1e-6
+        )
     largest = max(abs(sum(row["process_rewards"][start:])) for row in rows for start in range(len(row["tokens"])))
     assert largest == pytest.approx(1.0, abs=1e-3), "official: scaled by the largest return of the batch"
     json.dumps(rows)

@@ -36,8 +36,10 @@ def assembled(folder: Path, **changes: Any) -> Iterator[tuple[TrainConfig, Parts
     with closing(parts.verifier):
         prompts = [tuple(parts.start.tokenizer(text)["input_ids"]) for text in ("ab=", "cd=", "b=")]  # pyright: ignore
         temperature = config.rollout.temperature
-        yield config, parts, tiny_groups(
-            parts.start, prompts=prompts, per_prompt=4, max_tokens=3, temperature=temperature
+        yield (
+            config,
+            parts,
+            tiny_groups(parts.start, prompts=prompts, per_prompt=4, max_tokens=3, temperature=temperature),
         )
 
 
@@ -147,7 +149,9 @@ def test_outcome_only_credits_outcomes_alone(tmp_path: Path):
         made = prime_step(parts, groups, config, 0, World())
         assert made.log_ratios is None
         assert not any(key.startswith("prm/") for key in made.metrics)
-        assert not torch.equal(weights(parts.policy.model), before), "a warm-up of a PRM that is not there is not waited for"
+        assert not torch.equal(weights(parts.policy.model), before), (
+            "a warm-up of a PRM that is not there is not waited for"
+        )
         means = row_mean(made.advantages, made.batch.mask)
         assert ((means > 0) == (made.batch.outcomes > 0.5)).all()
 
@@ -164,7 +168,11 @@ def test_credit_is_whitened_and_lies_on_the_response(tmp_path: Path):
 def test_how_tensors_are_cut_changes_no_number(tmp_path: Path):
     found = []
     for budget in (4096, 7):
-        with assembled(tmp_path, training__tokens_per_microbatch=budget, prm__update="before") as (config, parts, groups):
+        with assembled(tmp_path, training__tokens_per_microbatch=budget, prm__update="before") as (
+            config,
+            parts,
+            groups,
+        ):
             made = prime_step(parts, groups, config, 0, World())
             assert parts.prm is not None
             found.append((made.advantages, weights(parts.policy.model), weights(parts.prm.model)))
@@ -219,7 +227,9 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFix
     folder = train(tiny_config(tmp_path))
     assert [row["step"] for row in lines(folder / "metrics.jsonl")] == [1, 2, 3]
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
-    assert [path.name for path in sorted((folder / "rollouts").iterdir())] == [f"step-00000{n}.jsonl" for n in (1, 2, 3)]
+    assert [path.name for path in sorted((folder / "rollouts").iterdir())] == [
+        f"step-00000{n}.jsonl" for n in (1, 2, 3)
+    ]
     assert capsys.readouterr().out.splitlines() == [line[21:] for line in (folder / "log.txt").read_text().splitlines()]
 
 

@@ -70,7 +70,10 @@ def tiny_values(folder: Path = Path(), **changes: Any) -> dict[str, dict[str, An
     for key, value in changes.items():
         section, name = key.split("__")
         values.setdefault(section, {})[name] = value
-    return {section: {name: value for name, value in entries.items() if value is not None} for section, entries in values.items()}
+    return {
+        section: {name: value for name, value in entries.items() if value is not None}
+        for section, entries in values.items()
+    }
 
 
 def tiny_config(folder: Path, **changes: Any) -> TrainConfig:
@@ -85,7 +88,12 @@ def tiny_parts(folder: Path, **changes: Any) -> tuple[TrainConfig, Parts]:
 
 
 def tiny_groups(
-    start: CausalModel, *, prompts: Sequence[tuple[int, ...]], per_prompt: int, max_tokens: int, temperature: float = 1.0
+    start: CausalModel,
+    *,
+    prompts: Sequence[tuple[int, ...]],
+    per_prompt: int,
+    max_tokens: int,
+    temperature: float = 1.0,
 ) -> tuple[Group, ...]:
     """Groups sampled from ``start``, in which every other response counts as correct."""
     engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=64)
@@ -114,5 +122,8 @@ def untimed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _toml(values: Mapping[str, Mapping[str, Any]]) -> str:
-    said = [[f"[{section}]", *(f"{name} = {toml_value(value)}" for name, value in entries.items())] for section, entries in values.items()]
+    said = [
+        [f"[{section}]", *(f"{name} = {toml_value(value)}" for name, value in entries.items())]
+        for section, entries in values.items()
+    ]
     return "\n".join(line for section in said for line in section) + "\n"
