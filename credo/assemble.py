@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from credo.collect import Collector
 from credo.config import DataConfig, ModelConfig, RolloutConfig, TrainConfig, VerifyConfig
@@ -24,6 +26,9 @@ from credo.types import Problem
 from credo.verify.extraction import Extraction
 from credo.verify.pool import JudgePool
 from credo.verify.verifier import Verifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Encode = Callable[[Problem], tuple[int, ...]]
 Decode = Callable[[Sequence[int]], str]
@@ -64,7 +69,7 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
         compute=config.model.compute,
         seed=config.run.seed,
     )
-    prm, reference = _prm(config, policy, device)
+    prm, reference = _prm(config, start, policy)
     engine = build_engine(start, config.rollout, config.model)
     verifier = build_verifier(config.verify)
     collector = Collector(
@@ -182,20 +187,26 @@ def _short_enough(problems: list[Problem], encode: Encode, config: DataConfig, c
     return kept
 
 
-def _prm(config: TrainConfig, policy: Policy, device: str) -> tuple[Prm | None, Reference | Policy | None]:
+def _prm(config: TrainConfig, start: CausalModel, policy: Policy) -> tuple[Prm | None, Reference | Policy | None]:
+    """PRM and reference, copied from the policy's start in memory unless the PRM has a start of its own."""
     if not config.prm.enabled:
         return None, None
     budget, compute = config.training.tokens_per_microbatch, config.model.compute
-    prm_start = load_model(config.prm.path or config.model.path, device=device)
-    if prm_start.model.config.vocab_size != policy.model.config.vocab_size:
-        raise ValueError(
-            f"prm.path: the PRM has {prm_start.model.config.vocab_size:,} tokens and the policy "
-            f"{policy.model.config.vocab_size:,}; log-ratios need one tokenizer."
-        )
-    prm = Prm(prm_start.model, config.prm, token_budget=budget, compute=compute)
+    prm = Prm(_prm_model(config, start), config.prm, token_budget=budget, compute=compute)
     match config.prm.reference:
         case "policy":
             return prm, policy
         case "initial":
-            frozen = load_model(config.model.path, device=device).model
-            return prm, Reference(frozen, token_budget=budget, compute=compute)
+            return prm, Reference(copy.deepcopy(start.model), token_budget=budget, compute=compute)
+
+
+def _prm_model(config: TrainConfig, start: CausalModel) -> PreTrainedModel:
+    if config.prm.path in ("", config.model.path):
+        return copy.deepcopy(start.model)
+    own = load_model(config.prm.path, device=str(start.model.device))
+    if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
+        raise ValueError(
+            f"prm.path = '{config.prm.path}' has another tokenizer than model.path = '{config.model.path}'; log-ratios "
+            "compare tokens one by one, so both need the same."
+        )
+    return own.model

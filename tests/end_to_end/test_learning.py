@@ -31,7 +31,7 @@ def test_accuracy_rises(tmp_path: Path, method: dict[str, Any]):
     accuracies = [row["rollout/accuracy"] for row in rows]
     first, last = (sum(part) / 5 for part in (accuracies[:5], accuracies[-5:]))
     assert first < 0.3, "one character in eight is right"
-    assert last > 0.7
+    assert last > 0.6
     if "prm__lr" in method:
         assert rows[0]["prm/informative_pair_accuracy"] == 0.5, "the PRM starts as its reference"
         told_apart = [row["prm/informative_pair_accuracy"] for row in rows[5:30]]

@@ -1,0 +1,119 @@
+"""Runs that are killed or stopped anywhere and started again are the runs that nobody disturbed, number by number."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
+
+from credo.checkpoint import newest_whole
+from credo.cli import main
+
+STEPS = 24
+LONGEST_WAIT = 60.0
+
+
+def recipe(folder: Path) -> Path:
+    """Filtered groups, a surplus that is kept while the PRM warms up, evaluations between checkpoints."""
+    folder.mkdir()
+    held_out = tiny_problems(folder / "held-out.jsonl", PAIRS[:3])
+    return tiny_recipe(
+        folder,
+        run__steps=STEPS,
+        rollout__prompts=3,
+        filter__accuracy_low=0.2,
+        filter__accuracy_high=0.8,
+        filter__max_empty_steps=STEPS,
+        prm__warmup_steps=4,
+        evaluation__sources=[str(held_out)],
+        evaluation__every=5,
+        checkpoint__every=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "x"
+    main(["train", str(recipe(folder))])
+    rows = lines(folder / "runs" / "run" / "metrics.jsonl")
+    assert any(row["filter/reused"] for row in rows), "a surplus is carried from step to step"
+    assert any(row["filter/too_hard"] for row in rows)
+    return folder / "runs" / "run"
+
+
+def started(path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "credo.cli", "train", str(path)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def steps_of(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    limit = time.monotonic() + LONGEST_WAIT
+    while not condition():
+        assert time.monotonic() < limit, "the run does not move"
+        assert process.poll() is None, f"the run ended: {process.stderr and process.stderr.read().decode()}"
+        time.sleep(0.001)
+
+
+def remembered(run: Path) -> tuple[Any, ...]:
+    """Everything of a run that must not depend on how often it was disturbed."""
+    last = run / "checkpoints" / f"step-{STEPS:06d}"
+    state = json.loads((last / "state.json").read_text())
+    return (
+        untimed(lines(run / "metrics.jsonl")),
+        lines(run / "evaluation.jsonl"),
+        [lines(path) for path in sorted((run / "rollouts").iterdir())],
+        (last / "policy" / "model.safetensors").read_bytes(),
+        (last / "prm" / "model.safetensors").read_bytes(),
+        state["collector"],
+        state["watch"],
+    )
+
+
+def test_a_run_killed_three_times_is_the_run_that_was_not(tmp_path: Path, undisturbed: Path):
+    path, run, chance = recipe(tmp_path / "x"), tmp_path / "x" / "runs" / "run", random.Random(20250702)
+    for _ in range(3):
+        with started(path) as process:
+            whole = newest_whole(run / "checkpoints", pytest.fail) if run.exists() else None
+            begun = whole.step if whole else 0
+            wait_until(lambda: steps_of(run) <= begun, process)  # what was written after the checkpoint is cut off
+            target = begun + chance.randint(1, 5)
+            wait_until(lambda: steps_of(run) >= target, process)
+            time.sleep(chance.random() * 0.1)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert 0 < steps_of(run) < STEPS
+    with started(path) as process:
+        assert process.wait(LONGEST_WAIT) == 0
+    assert remembered(run) == remembered(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_told_to_stop_saves_and_goes_on(tmp_path: Path, undisturbed: Path, number: signal.Signals):
+    path, run = recipe(tmp_path / "x"), tmp_path / "x" / "runs" / "run"
+    with started(path) as process:
+        wait_until(lambda: steps_of(run) >= 5, process)
+        told = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(LONGEST_WAIT) == 0
+        assert time.monotonic() - told < 10
+        assert process.stderr
+        assert process.stderr.read() == b""
+    whole = newest_whole(run / "checkpoints", pytest.fail)
+    assert whole is not None
+    assert 5 <= whole.step == steps_of(run) < STEPS, "every finished step is saved"
+    main(["train", str(path)])
+    assert remembered(run) == remembered(undisturbed)
