@@ -1,7 +1,7 @@
 """How long a user waits: ``import credo``, ``credo --help``, and launch to the end of the demo's first training step.
 
 Run: ``python benchmarks/startup.py [MODEL]``, MODEL being the folder that ``credo sft recipes/demo-sft.toml`` made
-(default ``runs/demo-sft/model``). Each figure is the best and the median of five; the first step is the median of three.
+(default ``runs/demo-sft/model``). Each figure is best and median of five; the first step is the median of three.
 """
 
 from __future__ import annotations

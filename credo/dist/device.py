@@ -8,7 +8,10 @@ import torch
 
 
 def set_threads(threads: int) -> None:
-    """CPU threads for torch, 0 for every core this process may use: two processes that fight over cores run 5 to 20 times slower."""
+    """CPU threads for torch, 0 for every core this process may use.
+
+    Two processes that fight over the cores run 5 to 20 times slower: give each its share.
+    """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
