@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs" / "seeds"
 ARMS = {"true": ("PRIME", "#2a7f62"), "false": ("outcome only", "#9a9a9a")}
-WIDTH, HEIGHT, LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT = 820, 380, 60, 40, 420, 210
+WIDTH, HEIGHT, LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT = 720, 380, 60, 40, 600, 210
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

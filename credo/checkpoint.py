@@ -64,7 +64,8 @@ def save(
         if prm is not None:
             save_model(prm.model, tokenizer, aside / "prm")
             optimizers["prm"] = prm.optimizer.state()
-        torch.save(optimizers, aside / "optimizers.pt")
+        with (aside / "optimizers.pt").open("wb") as file:
+            torch.save(optimizers, file)
         (aside / "state.json").write_text(json.dumps({"step": step, **state}))
         manifest = {str(path.relative_to(aside)): _fingerprint(path) for path in _files(aside)}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -75,10 +76,11 @@ def save(
         _sync(checkpoints)
     except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if not _disk_refused(error):
+        refusal = _refusal(error)
+        if refusal is None:
             raise
         raise RuntimeError(
-            f"The checkpoint of step {step} could not be written below {checkpoints}: {error}. "
+            f"The checkpoint of step {step} could not be written below {checkpoints}: {refusal}. "
             "Make room there and start again with --resume auto; the last whole checkpoint is untouched."
         ) from None
     _prune(final, keep)
@@ -156,7 +158,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_refused(error: Exception) -> bool:
-    """Whether ``error`` is the file system's; torch and safetensors wrap it in errors of their own."""
-    text = str(error).lower()
-    return isinstance(error, OSError) or "no space" in text or "write" in text or "os error" in text
+def _refusal(error: BaseException | None) -> str | None:
+    """What the file system said if it is behind ``error``: torch and safetensors wrap that in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) or "os error" in str(error):
+            return str(error)
+        error = error.__context__
+    return None
