@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,10 @@ Options = TypeVar("Options")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``credo``. Exits with 0, or with 1 after one sentence on standard error."""
+    """Entry point of ``credo``. Exits with 0, or with 1 after one sentence on standard error.
+
+    The environment variable CREDO_TRACEBACK=1 shows the trace behind the sentence, for a report.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -32,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(words[0], words[1:])
     except (ValueError, RuntimeError) as error:
-        if type(error) not in (ValueError, RuntimeError):
+        if type(error) not in (ValueError, RuntimeError) or os.environ.get("CREDO_TRACEBACK"):
             raise  # a library's error, so our bug: the trace is wanted
         _leave(str(error))
     except OSError as error:
@@ -66,14 +70,9 @@ def _run(command: str, words: list[str]) -> None:
 
 def _train(words: list[str]) -> None:
     from credo.config import TrainConfig
-    from credo.recipe import read_recipe
 
-    if _wants_help(words):
-        _recipe_help(TrainConfig, "train")
-        return
     resume, words = _taken(words, "--resume", "auto")
-    recipes, flags = _split(words)
-    config = read_recipe(TrainConfig, recipes, flags)
+    config = _config(TrainConfig, "train", words)
     from credo.train import train
 
     train(config, resume=resume)
@@ -81,13 +80,8 @@ def _train(words: list[str]) -> None:
 
 def _sft(words: list[str]) -> None:
     from credo.config import SftConfig
-    from credo.recipe import read_recipe
 
-    if _wants_help(words):
-        _recipe_help(SftConfig, "sft")
-        return
-    recipes, flags = _split(words)
-    config = read_recipe(SftConfig, recipes, flags)
+    config = _config(SftConfig, "sft", words)
     from credo.sft import sft
 
     sft(config)
@@ -95,13 +89,8 @@ def _sft(words: list[str]) -> None:
 
 def _plan(words: list[str]) -> None:
     from credo.config import TrainConfig
-    from credo.recipe import read_recipe
 
-    if _wants_help(words):
-        _recipe_help(TrainConfig, "plan")
-        return
-    recipes, flags = _split(words)
-    config = read_recipe(TrainConfig, recipes, flags)
+    config = _config(TrainConfig, "plan", words)
     from credo.plan import plan
 
     print(plan(config))
@@ -120,6 +109,17 @@ def _verify(words: list[str]) -> None:
     from credo.grading import GradeOptions, grade
 
     grade(_parsed(GradeOptions, "verify", words))
+
+
+def _config(tree: type[Options], command: str, words: list[str]) -> Options:
+    """The configuration of a command with recipes; ``--help`` prints its options and exits."""
+    from credo.recipe import read_recipe
+
+    if _wants_help(words):
+        _recipe_help(tree, command)
+        sys.exit(0)
+    recipes, flags = _split(words)
+    return read_recipe(tree, recipes, flags)
 
 
 def _parsed(options: Callable[..., Options], command: str, words: list[str]) -> Options:
