@@ -1,8 +1,8 @@
-"""What the pages say is so: links lead somewhere, snippets run and print what stands below them, commands and options exist.
+"""What the pages say is so: links lead somewhere, snippets run and print what is shown, commands and options exist.
 
-A ``text`` block right below a ``python`` block is what that block prints. The python blocks of a page run in order, in one
-namespace, beside a tiny ``runs/demo``. A ``toml`` block whose first line is ``# NAME.toml`` is a recipe for the commands of
-its page. Each line of a ``json`` block in the tutorial is a row of data.
+A ``text`` block right below a ``python`` block is what that block prints. The python blocks of a page run in order, in
+one namespace, beside a tiny ``runs/demo``. A ``toml`` block whose first line is ``# NAME.toml`` is a recipe for the
+commands of its page. Each line of a ``json`` block in the tutorial is a row of data.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tiny import tiny_config
 from credo.cli import COMMANDS
 from credo.config import SftConfig, TrainConfig
 from credo.data.rows import demonstration_of, problem_of
+from credo.data.sources import parse_generated
 from credo.grading import GradeOptions
 from credo.options import EvaluateOptions
 from credo.recipe import leaves, read_recipe
@@ -69,7 +70,9 @@ def shown(page: Path) -> str:
 
 def test_blocks_are_found_with_what_they_print(tmp_path: Path):
     page = tmp_path / "page.md"
-    page.write_text("a\n```python\nx\n```\n\n```text\ny\n```\nb\n```python\nz\n```\nc\n```text\nw\n```\n```\nplain\n```\n")
+    page.write_text(
+        "a\n```python\nx\n```\n\n```text\ny\n```\nb\n```python\nz\n```\nc\n```text\nw\n```\n```\nplain\n```\n"
+    )
     found = blocks(page, "python", "")
     assert [(block.text, block.printed) for block in found] == [("x\n", "y\n"), ("z\n", None), ("plain\n", None)]
     assert prose(page).split() == ["a", "b", "c"]
@@ -178,10 +181,10 @@ def test_commands_name_what_exists(page: Path, tmp_path: Path, monkeypatch: pyte
                 parse(rest)
             case "make", rest:
                 assert {word for word in rest if "=" not in word} <= targets
-            case ("pip" | "pip3"), rest:
+            case (("pip" | "pip3"), rest):
                 asked = re.findall(r"\[([\w,]+)\]", " ".join(rest))
                 assert {extra for group in asked for extra in group.split(",")} <= extras
-            case ("python" | "python3"), [script, *_] if script.endswith(".py"):
+            case (("python" | "python3"), [script, *_]) if script.endswith(".py"):
                 assert (ROOT / script).is_file()
 
 
@@ -194,7 +197,9 @@ def test_commands_name_what_exists(page: Path, tmp_path: Path, monkeypatch: pyte
         (["evaluate", "--modle", "x"], SystemExit),
     ],
 )
-def test_a_wrong_command_would_be_noticed(words: list[str], error: type[BaseException], monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_command_would_be_noticed(
+    words: list[str], error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(ROOT)
     with pytest.raises(error):
         parse(words)
@@ -216,12 +221,24 @@ def test_metrics_in_the_prose_are_explained(page: Path):
 
 
 def test_the_rows_in_the_tutorial_are_data():
-    rows = [json.loads(line) for block in blocks(ROOT / "docs" / "tutorial.md", "json") for line in block.text.splitlines()]
+    rows = [
+        json.loads(line) for block in blocks(ROOT / "docs" / "tutorial.md", "json") for line in block.text.splitlines()
+    ]
     shown_rows = [row for row in rows if "answer" in row or "solution" in row or "reward_model" in row]
     answers = [problem_of(row, default_id="1", default_kind="math", source="tutorial").answer for row in shown_rows]
     assert answers == ["56", "7", "(x-1)(x+1)", "1024"]
     responses = [demonstration_of(row)[1] for row in rows if row not in shown_rows]
     assert responses == ["12+30=42;42-2=40#40", "\\boxed{42}"]
+
+
+def test_the_tutorial_measures_the_demo_on_its_own_task():
+    demo = read_recipe(TrainConfig, [ROOT / "recipes" / "demo.toml"])
+    words = next(words for words in commands(ROOT / "docs" / "tutorial.md") if words[:2] == ["credo", "evaluate"])
+    measured = dict(parse_generated(words[words.index("--benchmarks") + 1]).parameters)
+    trained = dict(parse_generated(demo.evaluation.sources[0]).parameters)
+    assert measured | {"size": "", "seed": ""} == trained | {"size": "", "seed": ""}
+    assert measured["seed"] != trained["seed"]
+    assert words[words.index("--pattern") + 1] == demo.verify.pattern
 
 
 def project() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every recipe: it parses, it is called what its file is, its header says what to expect, and it can be planned offline."""
+"""Every recipe: it parses, it is called what its file is, its header promises numbers, its plan needs no network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def header(text: str) -> dict[str, str]:
 
 
 def test_headers_are_read_to_their_end():
-    text = "# A run.\n#\n# Command:  credo train a.toml\n# Time:     1 h\n#           or 2\n\n[run]\n# Machine: not in the header\n"
+    text = (
+        "# A run.\n#\n# Command:  credo train a.toml\n# Time:     1 h\n#           or 2\n\n[run]\n# Machine: below it\n"
+    )
     assert header(text) == {"": "A run.", "command": "credo train a.toml", "time": "1 h\nor 2"}
 
 
@@ -73,9 +75,7 @@ def test_the_command_in_the_header_runs_this_recipe(path: Path):
     read(path, words[2:])
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if command_of(path) == "train"], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [path for path in RECIPES if command_of(path) == "train"], ids=lambda path: path.stem)
 def test_a_training_recipe_can_be_planned_without_a_network(path: Path, monkeypatch: pytest.MonkeyPatch):
     def unreachable(*_: object) -> None:
         raise AssertionError("the plan went to the network")

@@ -208,28 +208,29 @@ def test_branching_off_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 FULL_DISK = """
-import sys
+import contextlib, io, json, shutil, sys
 from pathlib import Path
-from tiny import tiny_recipe
+from tiny import lines, tiny_recipe, untimed
+from credo.checkpoint import newest_whole
 from credo.cli import main
 
-disk, room = Path(sys.argv[1]), Path(sys.argv[1]) / "room"
-recipe = tiny_recipe(Path(sys.argv[2]), run__folder=str(disk), run__steps=9, checkpoint__every=2, checkpoint__keep=0)
-room.write_bytes(b"x" * int(sys.argv[3]))
-
-def train():
-    try:
+def train(name, room=None):
+    recipe = tiny_recipe(folder, run__name=name, run__folder=str(disk), run__steps=6)
+    if room is not None:
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
         main(["train", str(recipe)])
-    except SystemExit as leaving:
-        return leaving.code
-    return 0
+    (disk / "ballast").unlink(missing_ok=True)
+    found = newest_whole(disk / name / "checkpoints", lambda line: None)
+    return said.getvalue(), found.step if found else 0, untimed(lines(disk / name / "metrics.jsonl"))
 
-first = train()
-checkpoints = sorted(path.name for path in (disk / "run" / "checkpoints").iterdir())
-room.unlink()
-print("CODES", first, train())
-print("BEFORE", *checkpoints)
-print("AFTER", *sorted(path.name for path in (disk / "run" / "checkpoints").iterdir()))
+folder, disk, rooms = Path(sys.argv[1]), Path(sys.argv[2]), map(int, sys.argv[3:])
+_, _, expected = train("undisturbed")
+for name, room in enumerate(rooms):
+    said, step, _ = train(str(name), room)
+    print(json.dumps({"said": said, "step": step, "mended": train(str(name)) == ("", 6, expected)}), file=sys.stderr)
+    shutil.rmtree(disk / str(name))
 """
 
 
@@ -237,15 +238,20 @@ print("AFTER", *sorted(path.name for path in (disk / "run" / "checkpoints").iter
 def test_a_full_disk(tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = f"mount -t tmpfs -o size=1m none {disk}"
-    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+    alone, mount = ["unshare", "-rm", "sh", "-c"], f"mount -t tmpfs -o size=2m none '{disk}'"
+    if subprocess.run([*alone, mount], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a small disk")
     (tmp_path / "full.py").write_text(FULL_DISK)
-    command = f"{mount} && exec {sys.executable} {tmp_path}/full.py {disk} {tmp_path}/recipe 500000"
+    command = f"{mount} && exec '{sys.executable}' '{tmp_path}/full.py' '{tmp_path}/recipe' '{disk}' 60000 220000 300000"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    run = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, env=environment, timeout=200
-    )
+    run = subprocess.run([*alone, command], capture_output=True, text=True, env=environment, timeout=250)
     assert run.returncode == 0, run.stderr
-    said = {line.split()[0]: line.split()[1:] for line in run.stdout.splitlines() if line.isupper() or "step-" in line}
-    print(run.stdout, run.stderr, said)
+    ends = [json.loads(line) for line in run.stderr.splitlines()]
+    assert len(ends) == 3
+    for end in ends:
+        assert end["said"].startswith("credo: ")
+        assert end["said"].count("\n") == 1
+        assert "No space left on device" in end["said"]
+        assert end["mended"], "with room again the run becomes what it would have been"
+    assert ends[0]["step"] == 0
+    assert 0 < ends[-1]["step"] < 6, "a checkpoint from before the disk was full is whole"
