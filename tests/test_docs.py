@@ -241,6 +241,16 @@ def test_the_tutorial_measures_the_demo_on_its_own_task():
     assert words[words.index("--pattern") + 1] == demo.verify.pattern
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=shown)
+def test_checkpoints_in_commands_are_kept_by_the_demo(page: Path):
+    demo = read_recipe(TrainConfig, [ROOT / "recipes" / "demo.toml"])
+    saved = [
+        step for step in range(1, demo.run.steps + 1) if step % demo.checkpoint.every == 0 or step == demo.run.steps
+    ]
+    named = {int(step) for words in commands(page) for step in re.findall(r"checkpoints/step-(\d+)", " ".join(words))}
+    assert named <= set(saved[-demo.checkpoint.keep :])
+
+
 def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

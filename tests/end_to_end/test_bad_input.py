@@ -133,9 +133,7 @@ def test_a_recipe_is_not_as_it_should_be(tmp_path: Path, capsys: pytest.CaptureF
     assert "more.toml" in sentence
 
 
-def test_a_mistake_before_the_first_step_is_mended_and_the_run_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_mistake_before_the_first_step_is_mended_and_the_run_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recipe = tiny_recipe(tmp_path)
     empty_file(tmp_path)
     refusal(["train", recipe], capsys)
@@ -202,7 +200,9 @@ def test_branching_off_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtur
     same, bolder = (untimed(lines(tmp_path / "runs" / name / "metrics.jsonl")) for name in ("same", "bolder"))
     assert same == untimed(lines(run / "metrics.jsonl"))[2:]
     assert [row["policy/lr"] for row in bolder] == [0.05, 0.05]
-    weights = [tmp_path / "runs" / name / "checkpoints/step-000004/policy/model.safetensors" for name in ("run", "same")]
+    weights = [
+        tmp_path / "runs" / name / "checkpoints/step-000004/policy/model.safetensors" for name in ("run", "same")
+    ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert len(lines(run / "metrics.jsonl")) == 4, "the run that was branched off stays as it is"
 
@@ -242,7 +242,9 @@ def test_a_full_disk(tmp_path: Path):
     if subprocess.run([*alone, mount], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a small disk")
     (tmp_path / "full.py").write_text(FULL_DISK)
-    command = f"{mount} && exec '{sys.executable}' '{tmp_path}/full.py' '{tmp_path}/recipe' '{disk}' 60000 220000 300000"
+    command = (
+        f"{mount} && exec '{sys.executable}' '{tmp_path}/full.py' '{tmp_path}/recipe' '{disk}' 60000 220000 300000"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.run([*alone, command], capture_output=True, text=True, env=environment, timeout=250)
     assert run.returncode == 0, run.stderr
