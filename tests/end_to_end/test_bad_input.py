@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import PAIRS, lines, tiny_model, tiny_problems, tiny_recipe, untimed
+from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
 
 from credo.checkpoint import read
 from credo.cli import main

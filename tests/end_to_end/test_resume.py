@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -78,9 +78,10 @@ def steps_of(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_until(condition: Callable[[], bool], process: ForkServerProcess) -> None:
+def wait_for(steps: range, run: Path, process: ForkServerProcess) -> None:
+    """Returns when metrics.jsonl has a number of lines that lies in ``steps``."""
     limit = time.monotonic() + LONGEST_WAIT
-    while not condition():
+    while steps_of(run) not in steps:
         assert time.monotonic() < limit, "the run does not move"
         assert process.exitcode is None, "the run ended"
         time.sleep(0.003)
@@ -104,12 +105,11 @@ def remembered(run: Path) -> tuple[Any, ...]:
 def test_a_run_killed_three_times_is_the_run_that_was_not(tmp_path: Path, undisturbed: Path):
     path, run, chance = recipe(tmp_path / "x"), tmp_path / "x" / "runs" / "run", random.Random(20250702)
     for _ in range(3):
+        whole = newest_whole(run / "checkpoints", pytest.fail) if run.exists() else None
+        begun = whole.step if whole else 0
         with started(path) as process:
-            whole = newest_whole(run / "checkpoints", pytest.fail) if run.exists() else None
-            begun = whole.step if whole else 0
-            wait_until(lambda: steps_of(run) <= begun, process)  # what was written after the checkpoint is cut off
-            target = begun + chance.randint(1, 4)
-            wait_until(lambda: steps_of(run) >= target, process)
+            wait_for(range(begun + 1), run, process)  # what was written after the checkpoint is cut off
+            wait_for(range(begun + chance.randint(1, 4), STEPS), run, process)
             time.sleep(chance.random() * 0.1)
             process.kill()
             assert ended(process) == -signal.SIGKILL
@@ -123,7 +123,7 @@ def test_a_run_killed_three_times_is_the_run_that_was_not(tmp_path: Path, undist
 def test_a_run_told_to_stop_saves_and_goes_on(tmp_path: Path, undisturbed: Path, number: signal.Signals):
     path, run = recipe(tmp_path / "x"), tmp_path / "x" / "runs" / "run"
     with started(path) as process:
-        wait_until(lambda: steps_of(run) >= 5, process)
+        wait_for(range(5, STEPS), run, process)
         told = time.monotonic()
         os.kill(process.pid or 0, number)
         assert ended(process) == 0
