@@ -113,6 +113,12 @@ def test_our_own_mistakes_keep_their_trace(monkeypatch: pytest.MonkeyPatch):
             main(["train"])
 
 
+def test_the_trace_behind_a_sentence_is_shown_on_request(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CREDO_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=r"absent\.toml"):
+        main(["train", "absent.toml"])
+
+
 @pytest.mark.parametrize(
     ("error", "named"),
     [

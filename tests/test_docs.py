@@ -52,7 +52,7 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     fences = list(FENCE.finditer(text))
     found = []
-    for fence, below in zip(fences, [*fences[1:], None], strict=True):
+    for fence, below in zip(fences, [*fences[1:], None], strict=False):
         touching = below is not None and not text[fence.end() : below.start()].strip()
         printed = below[2] if below is not None and touching and below[1] == "text" else None
         found.append(Block(language=fence[1], text=fence[2], printed=printed))
@@ -209,11 +209,11 @@ def test_a_wrong_command_would_be_noticed(
 def test_options_in_the_prose_exist(page: Path):
     known = {key for tree in (TrainConfig, SftConfig) for key, _ in leaves(tree)}
     sections = "|".join({key.split(".")[0] for key in known})
-    said = re.findall(rf"`-{{0,2}}((?:{sections})\.(?!safetensors|toml|py|md)\w+)", prose(page))
+    said = re.findall(rf"`-{{0,2}}((?:{sections})\.(?!safetensors|toml|py|md|jsonl)\w+)", prose(page))
     assert set(said) <= known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=shown)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "metrics.md"], ids=shown)
 def test_metrics_in_the_prose_are_explained(page: Path):
     explained = set(re.findall(r"^\| `(\w+/\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
     groups = "|".join({name.split("/")[0] for name in explained})

@@ -196,14 +196,14 @@ def test_branching_off_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtur
 
     branch = ["train", str(recipe), "--resume", str(origin), "--run.name"]
     main([*branch, "same"])
-    main([*branch, "bolder", "--policy.lr", "0.05", "--policy.weight_decay", "0.5"])
-    same, bolder = (untimed(lines(tmp_path / "runs" / name / "metrics.jsonl")) for name in ("same", "bolder"))
+    main([*branch, "faster", "--policy.lr", "0.05"])
+    main([*branch, "decaying", "--policy.weight_decay", "0.5"])
+    same, faster = (untimed(lines(tmp_path / "runs" / name / "metrics.jsonl")) for name in ("same", "faster"))
     assert same == untimed(lines(run / "metrics.jsonl"))[2:]
-    assert [row["policy/lr"] for row in bolder] == [0.05, 0.05]
-    weights = [
-        tmp_path / "runs" / name / "checkpoints/step-000004/policy/model.safetensors" for name in ("run", "same")
-    ]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert [row["policy/lr"] for row in faster] == [0.05, 0.05]
+    ends = [tmp_path / "runs" / name / "checkpoints" / "step-000004" for name in ("run", "same", "decaying")]
+    run_weights, same_weights, decayed = ((end / "policy" / "model.safetensors").read_bytes() for end in ends)
+    assert run_weights == same_weights != decayed
     assert len(lines(run / "metrics.jsonl")) == 4, "the run that was branched off stays as it is"
 
 
