@@ -108,7 +108,7 @@ def test_a_fifth_to_four_fifths_of_five_is_inclusive(right: int, reason: str | N
     assert why_dropped(group(*scores), FilterConfig(accuracy_low=0.2, accuracy_high=0.8)) == reason
 
 
-def test_thirds_are_inclusive_although_they_are_no_binary_numbers():
+def test_the_band_is_inclusive_although_sums_are_rounded():
     config = FilterConfig(accuracy_low=1 / 3, accuracy_high=2 / 3)
     assert [why_dropped(group(*([1.0] * n + [0.0] * (3 - n))), config) for n in range(4)] == [
         "too_hard",
@@ -116,9 +116,10 @@ def test_thirds_are_inclusive_although_they_are_no_binary_numbers():
         None,
         "too_easy",
     ]
-    tenths = FilterConfig(accuracy_low=0.1, accuracy_high=0.7)
-    assert why_dropped(group(*[0.1] * 3), tenths) is None
-    assert why_dropped(group(*[0.7] * 3), tenths) is None
+    assert sum([0.7] * 3) / 3 < 0.7
+    assert why_dropped(group(*[0.7] * 3), FilterConfig(accuracy_low=0.7, accuracy_high=0.8)) is None
+    assert sum([0.1] * 3) / 3 > 0.1
+    assert why_dropped(group(*[0.1] * 3), FilterConfig(accuracy_low=0.0, accuracy_high=0.1)) is None
 
 
 def test_truncated_groups_are_dropped_on_request_only():

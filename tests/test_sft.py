@@ -167,6 +167,24 @@ def test_a_model_is_tuned_from_where_it_stands(rows: str, start: Path, tmp_path:
     assert losses(tmp_path, "second")[0] < losses(tmp_path, "first")[-2]
 
 
+def test_an_epoch_shows_every_demonstration_once_in_an_order_of_its_own(rows: str, start: Path, tmp_path: Path):
+    """Read from the losses of a model that hardly moves, one demonstration a step."""
+    causal = load_model(str(start))
+    each = [oracle_loss(causal, [row]) for row in ROWS]
+
+    def shown(seed: int) -> list[list[int]]:
+        options = {"sft": {"batch": 1, "lr": 1e-9}, "model": {"path": str(start)}}
+        sft(recipe(rows, tmp_path, run={"name": f"slow-{seed}", "seed": seed, "steps": 15}, **options))
+        curve = losses(tmp_path, f"slow-{seed}")
+        order = [min(range(3), key=lambda row: abs(each[row] - loss)) for loss in curve]
+        return [order[first : first + 3] for first in range(0, 15, 3)]
+
+    epochs = shown(1)
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert shown(2) != epochs
+
+
 def test_bf16_trains_too_and_writes_fp32(rows: str, start: Path, tmp_path: Path):
     sft(recipe(rows, tmp_path, run={"name": "exact"}, model={"path": str(start)}))
     target = sft(recipe(rows, tmp_path, run={"name": "rough"}, model={"path": str(start), "compute": "bf16"}))
