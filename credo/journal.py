@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,8 @@ class Journal:
                 progress=progress,
             )
         summary = evaluation.summary()
-        self.folder.append(EVALUATION, {"step": step, **summary, "scores": evaluation.scores})
+        known = {key: value if math.isfinite(value) else None for key, value in summary.items()}
+        self.folder.append(EVALUATION, {"step": step, **known, "scores": evaluation.scores})
         self.console.say(
             f"after step {step}: accuracy {summary['eval/accuracy']:.3f} (95 % interval "
             f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}) on {len(parts.held_out):,} "
@@ -133,7 +135,8 @@ class Journal:
     def finish(self, parts: Parts) -> None:
         """Says what was gained and where to look."""
         evaluated = self.folder.read_lines(EVALUATION)
-        if len(evaluated) > 1 and evaluated[0]["step"] == 0:
+        judged = all(line["eval/accuracy"] is not None for line in evaluated)
+        if len(evaluated) > 1 and evaluated[0]["step"] == 0 and judged:
             first, last = evaluated[0], evaluated[-1]
             gain, low, high = paired_gain(first["scores"], last["scores"])
             self.console.say(

@@ -6,7 +6,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 def mixed_seed(*parts: int) -> int:
-    """A 63-bit seed that depends on every one of ``parts`` and on their order (the finaliser of splitmix64)."""
+    """A 63-bit seed that depends on every one of ``parts`` and on their order (in the manner of splitmix64)."""
     state = 0x9E3779B97F4A7C15
     for part in parts:
         state = ((state ^ (part & _MASK)) * 0xBF58476D1CE4E5B9) & _MASK

@@ -32,7 +32,7 @@ Tokens = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def sft(config: SftConfig) -> Path:
-    """Tunes (or builds) the model of ``config`` on its demonstrations; returns the folder of the trained model.
+    """Tunes (or builds) the model of ``config`` on its demonstrations; returns the trained model's folder.
 
     A finished run of the same configuration is left alone. Raises ValueError for what the user can mend.
     """

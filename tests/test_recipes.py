@@ -6,19 +6,23 @@ import re
 import shlex
 import socket
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from credo import plan as planning
 from credo.config import SftConfig, TrainConfig
-from credo.plan import plan
+from credo.plan import model_size, plan
 from credo.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 PROMISES = ("command", "machine", "time", "expected")
 """What the comment at the top of a recipe has to say, each behind its name and a colon."""
+size_once = cache(model_size)
+"""Reading the header of a .gguf file takes seconds, and two recipes name the same one."""
 
 
 def command_of(path: Path) -> str:
@@ -82,6 +86,7 @@ def test_a_training_recipe_can_be_planned_without_a_network(path: Path, monkeypa
 
     monkeypatch.setattr(socket.socket, "connect", unreachable)
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(planning, "model_size", size_once)
     config = read(path)
     assert isinstance(config, TrainConfig)
     text = plan(config)

@@ -25,9 +25,9 @@ PAIRS = [(f"{first}{second}=", first) for first in LETTERS for second in LETTERS
 """Prompts with their answers."""
 
 
-def tiny_model(folder: Path, *, seed: int = 0, alphabet: str = f"{LETTERS}=") -> Path:
+def tiny_model(folder: Path, *, seed: int = 0, width: int = 16, alphabet: str = f"{LETTERS}=") -> Path:
     """A random one-layer model with a token per character, saved in ``folder``."""
-    shape = ArchitectureConfig(layers=1, width=16, heads=2, positions=16, alphabet=alphabet)
+    shape = ArchitectureConfig(layers=1, width=width, heads=2, positions=16, alphabet=alphabet)
     built = build_model(shape, seed=seed)
     save_model(built.model, built.tokenizer, folder)
     return folder

@@ -7,6 +7,7 @@ alone. Dropout is always off. This module knows nothing of rewards or optimisers
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,9 @@ def load_model(path: str, *, device: str = "cpu") -> CausalModel:
     Raises ValueError if there is no such model, if it is damaged or lacks weights, or if its tokenizer has no
     end-of-sequence token.
     """
+    quiet_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    quiet_transformers()
     location, options = resolve_path(path)
     dequantised = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
     try:
@@ -157,7 +158,8 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def quiet_transformers() -> None:
-    """No progress bars and no advice from transformers: the terminal is ours."""
+    """No progress bars and no advice from transformers: the terminal is ours. To be called before it is imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # its gguf reader asks nobody else
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -210,7 +210,7 @@ def test_branching_off_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtur
 FULL_DISK = """
 import contextlib, io, json, shutil, sys
 from pathlib import Path
-from tiny import lines, tiny_recipe, untimed
+from tiny import lines, tiny_model, tiny_recipe, untimed
 from credo.checkpoint import newest_whole
 from credo.cli import main
 
@@ -226,6 +226,7 @@ def train(name, room=None):
     return said.getvalue(), found.step if found else 0, untimed(lines(disk / name / "metrics.jsonl"))
 
 folder, disk, rooms = Path(sys.argv[1]), Path(sys.argv[2]), map(int, sys.argv[3:])
+tiny_model(folder / "model", width=64)
 _, _, expected = train("undisturbed")
 for name, room in enumerate(rooms):
     said, step, _ = train(str(name), room)
@@ -238,14 +239,15 @@ for name, room in enumerate(rooms):
 def test_a_full_disk(tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    alone, mount = ["unshare", "-rm", "sh", "-c"], f"mount -t tmpfs -o size=2m none '{disk}'"
+    alone, mount = ["unshare", "-rm", "sh", "-c"], f"mount -t tmpfs -o size=9m none '{disk}'"
     if subprocess.run([*alone, mount], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a small disk")
     (tmp_path / "full.py").write_text(FULL_DISK)
     command = (
-        f"{mount} && exec '{sys.executable}' '{tmp_path}/full.py' '{tmp_path}/recipe' '{disk}' 60000 220000 300000"
+        f"{mount} && exec '{sys.executable}' '{tmp_path}/full.py' '{tmp_path}/recipe' '{disk}' 500000 1700000 2600000"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
     run = subprocess.run([*alone, command], capture_output=True, text=True, env=environment, timeout=250)
     assert run.returncode == 0, run.stderr
     ends = [json.loads(line) for line in run.stderr.splitlines()]
