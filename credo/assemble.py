@@ -61,6 +61,7 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
     start = load_model(config.model.path, device=device)
     encode, decode = encoder(start, config.data), decoder(start)
     train = _short_enough(train, encode, config.data, console)
+    held_out = _short_enough(held_out, encode, config.data, console) if held_out else []
     policy = Policy(
         start.model,
         config.policy,

@@ -121,6 +121,11 @@ def test_a_prompt_over_the_limit_is_refused_by_name_or_dropped_and_counted(
     assert "max_prompt_tokens" in refused(tmp_path, data__drop_long_prompts=True, data__max_prompt_tokens=2)
 
 
+def test_a_held_out_prompt_over_the_limit_is_refused_too(tmp_path: Path):
+    held_out = tiny_problems(tmp_path / "held-out.jsonl", [("abcdabcda", "a")])
+    assert "held-out.jsonl:1" in refused(tmp_path, evaluation__sources=[str(held_out)])
+
+
 def test_unreadable_rows_are_said_where_they_are_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tiny_problems(tmp_path / "train.jsonl")
     path.write_text(path.read_text() + "nonsense\n")
