@@ -159,21 +159,25 @@ def model_size(path: str) -> ModelSize:
 
     A local model may still have to be made, so that one is of unknown size. Raises ValueError if it cannot be read.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from credo.models.causal import quiet_transformers, resolve_path
 
     quiet_transformers()
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         location, options = resolve_path(path)
     except ValueError as error:
         return ModelSize(source=str(error).rstrip("."))
+    if not Path(location).is_dir():  # a hub id: what an earlier run has fetched, or nothing; a plan asks no network
+        cached = try_to_load_from_cache(location, "config.json")
+        if not isinstance(cached, str):
+            return _guessed(path)
+        location = str(Path(cached).parent)
     try:
-        settings = AutoConfig.from_pretrained(location, local_files_only=True, **options)
+        settings = AutoConfig.from_pretrained(location, **options)
         parameters = _count_parameters(AutoModelForCausalLM, settings)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        if not Path(location).is_dir():
-            return _guessed(path)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"The size of the model at '{path}' cannot be told: {reason}") from None
     return _measured(settings.get_text_config(), parameters)
