@@ -87,7 +87,6 @@ def test_a_training_recipe_can_be_planned_without_a_network(path: Path, monkeypa
         attempts.append(address)  # counted as well: clients take the error for a network that is down
         raise OSError("no network in this test")
 
-    # The hub client asks for a list of its own before it looks into its cache; that is not a question about the model.
     monkeypatch.setattr(socket.socket, "connect", unreachable)
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(planning, "model_size", size_once)
