@@ -7,7 +7,6 @@ alone. Dropout is always off. This module knows nothing of rewards or optimisers
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +157,7 @@ def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def quiet_transformers() -> None:
-    """No progress bars and no advice from transformers: the terminal is ours. To be called before it is imported."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # its gguf reader asks nobody else
+    """No progress bars and no advice from transformers: the terminal is ours. (Its gguf reader shows one anyway.)"""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
