@@ -58,19 +58,7 @@ def save(
         return read(final).folder
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_model(policy.model, tokenizer, aside / "policy")
-        optimizers = {"policy": policy.optimizer.state(), "random": torch.get_rng_state()}
-        if prm is not None:
-            save_model(prm.model, tokenizer, aside / "prm")
-            optimizers["prm"] = prm.optimizer.state()
-        with (aside / "optimizers.pt").open("wb") as file:
-            torch.save(optimizers, file)
-        (aside / "state.json").write_text(json.dumps({"step": step, **state}))
-        manifest = {str(path.relative_to(aside)): _fingerprint(path) for path in _files(aside)}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in _files(aside):
-            _sync(path)
+        _write(aside, policy, prm, tokenizer, {"step": step, **state})
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         _sync(checkpoints)
@@ -85,6 +73,25 @@ def save(
         ) from None
     _prune(final, keep)
     return final
+
+
+def _write(
+    aside: Path, policy: Policy, prm: Prm | None, tokenizer: PreTrainedTokenizerFast, state: Mapping[str, Any]
+) -> None:
+    """The files of a checkpoint, their manifest last, all of them on the disk itself when this returns."""
+    aside.mkdir(parents=True)
+    save_model(policy.model, tokenizer, aside / "policy")
+    optimizers = {"policy": policy.optimizer.state(), "random": torch.get_rng_state()}
+    if prm is not None:
+        save_model(prm.model, tokenizer, aside / "prm")
+        optimizers["prm"] = prm.optimizer.state()
+    with (aside / "optimizers.pt").open("wb") as file:
+        torch.save(optimizers, file)
+    (aside / "state.json").write_text(json.dumps(state))
+    manifest = {str(path.relative_to(aside)): _fingerprint(path) for path in _files(aside)}
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in _files(aside):
+        _sync(path)
 
 
 def newest_whole(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:

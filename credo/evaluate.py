@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from credo.assemble import build_verifier, decoder, encoder
 from credo.config import DataConfig, VerifyConfig
 from credo.console import Console
 from credo.data.problems import load_problems
 from credo.dist.device import choose_device, set_threads
-from credo.evaluation import evaluate_policy
+from credo.evaluation import Evaluation, evaluate_policy
 from credo.models.causal import load_model
 from credo.options import EvaluateOptions
 from credo.rollout.engine import SamplingParams
@@ -29,6 +30,7 @@ def evaluate(options: EvaluateOptions) -> None:
     start = load_model(options.model, device=choose_device(options.device))
     engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent)
     verifier = build_verifier(verify)
+    params = SamplingParams(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)
     results = []
     try:
         for source, problems in benchmarks.items():
@@ -41,9 +43,7 @@ def evaluate(options: EvaluateOptions) -> None:
                     verifier=verifier,
                     encode=encoder(start, prompts),
                     decode=decoder(start),
-                    params=SamplingParams(
-                        temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens
-                    ),
+                    params=params,
                     samples=options.samples,
                     seed=options.seed,
                     progress=progress,
@@ -54,20 +54,24 @@ def evaluate(options: EvaluateOptions) -> None:
                 f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}), {len(chosen):,} "
                 f"problems, {evaluation.unknown} unknown, {time.perf_counter() - started:.0f} s"
             )
-            rows = [
-                {
-                    "id": group.problem.id,
-                    "scores": [verdict.score for verdict in group.verdicts],
-                    "responses": group.responses,
-                }
-                for group in evaluation.groups
-            ]
-            results.append({"benchmark": source, **summary, "problems": rows})
+            results.append({"benchmark": source, **summary, "problems": _rows(evaluation)})
     finally:
         verifier.close()
     if options.output is not None:
         options.output.write_text(json.dumps({"model": options.model, "results": results}, indent=1))
         console.say(f"Every response is in {options.output}.")
+
+
+def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What was said to each problem, and its scores."""
+    return [
+        {
+            "id": group.problem.id,
+            "scores": [verdict.score for verdict in group.verdicts],
+            "responses": group.responses,
+        }
+        for group in evaluation.groups
+    ]
 
 
 def _check(options: EvaluateOptions) -> None:
