@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from credo.types import Message, Problem
+from credo.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,17 +54,6 @@ def encode_response(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int,
         raise ValueError("The tokenizer has no end-of-sequence token, so no response could end; set its eos_token.")
     token_ids = _encoded(text, tokenizer, special=False)
     return token_ids if token_ids[-1:] == (end,) else (*token_ids, end)
-
-
-def check_lengths(prompt_ids: Sequence[Sequence[int]], problems: Sequence[Problem], limit: int) -> None:
-    """Raises ValueError if a prompt has more than ``limit`` tokens, naming the longest."""
-    lengths = [(len(ids), problem) for ids, problem in zip(prompt_ids, problems, strict=True) if len(ids) > limit]
-    if lengths:
-        longest, problem = max(lengths, key=lambda pair: pair[0])
-        raise ValueError(
-            f"{len(lengths)} of {len(problems)} prompts are longer than the limit of {limit} tokens, the longest being "
-            f"'{problem.id}' of {problem.source} with {longest}. Raise the limit or leave these problems out."
-        )
 
 
 def _turns(prompt: str | tuple[Message, ...], *, system: str, suffix: str) -> list[Message]:

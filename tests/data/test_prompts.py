@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from credo.data.prompts import check_lengths, encode_response, render
-from credo.types import Message, Problem
+from credo.data.prompts import encode_response, render
+from credo.types import Message
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 BOS, EOS = 1, 2
@@ -129,10 +129,3 @@ def test_a_response_ends_with_one_end_token(single):
 def test_a_tokenizer_without_an_end_token_is_refused():
     with pytest.raises(ValueError, match="end-of-sequence"):
         encode_response("#50", character_tokenizer("$A", eos_token=""))
-
-
-def test_long_prompts_are_named_with_both_numbers():
-    problems = [Problem(id=f"t:{n}", kind="exact", prompt="x", answer="1", source="train.jsonl") for n in range(3)]
-    check_lengths([(1,) * 4, (1,) * 3, (1,) * 4], problems, 4)
-    with pytest.raises(ValueError, match=r"2 of 3 .* 4 tokens.*'t:2' of train\.jsonl with 6"):
-        check_lengths([(1,) * 5, (1,) * 3, (1,) * 6], problems, 4)
