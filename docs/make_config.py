@@ -1,4 +1,4 @@
-"""Writes ``docs/config.md`` from ``credo/config.py``: every option with its type, its default and its docstring.
+"""Writes ``docs/config.md`` from ``credo.config``: every option with its type, its default and its docstring.
 
 Run ``python docs/make_config.py`` after a change of an option; a test compares the page with what this would write.
 """
@@ -19,7 +19,7 @@ PAGE = Path(__file__).with_name("config.md")
 TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 INTRODUCTION = """# Options
 
-This page is made from `credo/config.py` by `python docs/make_config.py`.
+This page is made from `credo/config/` by `python docs/make_config.py`.
 
 A recipe is one or more TOML files, merged from left to right; flags such as `--rollout.temperature 0.7` come last and
 win. A list given again replaces the list before it. An unknown key, a value of the wrong type and an option that some
@@ -64,9 +64,10 @@ def _tables(tree: type, rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
 
 
 def _docstrings() -> dict[tuple[str, str], str]:
-    """The string under each field of each class in ``credo/config.py``, by (class, field)."""
+    """The string under each field of each class in ``credo.config``, by (class, field)."""
     docs = {}
-    for owner in ast.parse(inspect.getsource(options)).body:
+    modules = sorted(Path(options.__file__).parent.glob("*.py"))
+    for owner in (node for path in modules for node in ast.parse(path.read_text(encoding="utf-8")).body):
         if isinstance(owner, ast.ClassDef):
             for entry, below in zip(owner.body, owner.body[1:], strict=False):
                 match entry, below:

@@ -1,0 +1,42 @@
+"""The frozen configuration trees of ``credo sft`` and ``credo train``.
+
+A value out of range and an option that some other option makes inert are errors. Nothing is ever written back into a
+configuration. How recipes are read is not known here; this package imports neither torch nor the rest of credo.
+"""
+
+from credo.config.learning import AdvantageConfig, PolicyConfig, PrmConfig, Semantics
+from credo.config.running import (
+    ArchitectureConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    Tracker,
+    TrainingConfig,
+)
+from credo.config.sampling import DataConfig, Extract, FilterConfig, RolloutConfig, Template, VerifyConfig
+from credo.config.sft import DemonstrationConfig, SftConfig
+from credo.config.train import TrainConfig
+
+__all__ = [
+    "AdvantageConfig",
+    "ArchitectureConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DemonstrationConfig",
+    "EvaluationConfig",
+    "Extract",
+    "FilterConfig",
+    "ModelConfig",
+    "PolicyConfig",
+    "PrmConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Semantics",
+    "SftConfig",
+    "Template",
+    "Tracker",
+    "TrainConfig",
+    "TrainingConfig",
+    "VerifyConfig",
+]

@@ -1,0 +1,130 @@
+"""Sections about the run itself: its models, how it computes, what it evaluates and keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from credo.config.checks import at_least, require, unread
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The run as a whole."""
+
+    name: str
+    """Folder of the run inside `run.folder`."""
+    folder: str = "runs"
+    """Where run folders live."""
+    steps: int
+    """Training steps; one step is one batch of rollouts (in SFT: one optimiser step)."""
+    seed: int = 0
+    """Fixes the data order, every rollout and the mini-batch order."""
+    threads: int = 0
+    """CPU threads for torch; 0 takes every core this process may use."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the models live; auto takes the GPU if torch sees one."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where metrics go besides metrics.jsonl and the terminal; each needs the extra of the same name."""
+
+    def __post_init__(self) -> None:
+        plain = self.name not in ("", ".", "..") and "/" not in self.name
+        require(plain, f"run.name: expected a plain folder name, got '{self.name}'.")
+        at_least(1, self, "run", "steps")
+        at_least(0, self, "run", "seed", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model that training starts from."""
+
+    path: str
+    """A Hugging Face folder or hub id, a .gguf file, or `package:NAME` for the .gguf file inside a Python package."""
+    compute: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the forward and backward passes; weights, losses and advantages stay fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureConfig:
+    """A small Llama with random weights, for `credo sft` from scratch."""
+
+    layers: int = 4
+    """Decoder layers."""
+    width: int = 128
+    """Hidden size; a multiple of 2 x heads."""
+    heads: int = 4
+    """Attention heads."""
+    positions: int = 128
+    """Longest sequence, prompt and response together, in tokens."""
+    tokenizer: Literal["characters", "bytes"] = "characters"
+    """One token per character of `alphabet`, or one per byte."""
+    alphabet: str = "0123456789+-*/=;#() "
+    """The characters a character tokenizer knows."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "architecture", "layers", "width", "heads", "positions")
+        require(
+            self.width % (2 * self.heads) == 0,
+            f"architecture.width: rotary positions need an even head size, got {self.width} / {self.heads} heads.",
+        )
+        if self.tokenizer == "bytes":
+            unread(self, "architecture", "alphabet", cause="with architecture.tokenizer = 'bytes'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How tensors are cut, and when a step is given up. No number depends on `tokens_per_microbatch`."""
+
+    tokens_per_microbatch: int = 8192
+    """Tokens, padding included, of one forward and backward pass."""
+    max_nonfinite_steps: int = 3
+    """Optimiser steps skipped for a non-finite loss, log-ratio or gradient before the run stops."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "training", "tokens_per_microbatch")
+        at_least(0, self, "training", "max_nonfinite_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out problems, before and after training and every few steps."""
+
+    sources: tuple[str, ...] = ()
+    """Problems held out; those that also stand in `data.train` are taken out of training."""
+    samples: int = 4
+    """Responses to each problem (k of avg@k)."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+    every: int = 0
+    """Also evaluate after every so many steps; 0 only before and after."""
+    limit: int = 0
+    """Use the first so many problems; 0 uses all."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "evaluation", "samples")
+        at_least(0, self, "evaluation", "temperature", "every", "limit")
+        require(
+            not (self.temperature == 0 and self.samples > 1),
+            "evaluation.samples: greedy decoding gives the same response each time; set samples = 1 or a temperature.",
+        )
+        if not self.sources:
+            options = ("samples", "temperature", "every", "limit")
+            unread(self, "evaluation", *options, cause="without evaluation.sources")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept on disk."""
+
+    every: int = 10
+    """Save after every so many steps (and always at the end and when stopped)."""
+    keep: int = 2
+    """Newest checkpoints kept; 0 keeps all."""
+    rollouts_every: int = 1
+    """Write rollouts with their token rewards every so many steps; 0 never."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "checkpoint", "every")
+        at_least(0, self, "checkpoint", "keep", "rollouts_every")

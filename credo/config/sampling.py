@@ -1,0 +1,119 @@
+"""Sections about where rollouts come from: problems, sampling, verdicts, the filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from credo.config.checks import above_zero, at_least, require, share, unread
+
+Template = Literal["auto", "chat", "plain"]
+Extract = Literal["auto", "whole", "boxed", "answer_tag", "last_number", "regex"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Problems to train on, and how their prompts are written."""
+
+    train: tuple[str, ...]
+    """Sources: .jsonl or .parquet files, folders of them, or `gym:FAMILY?size=..&seed=..&parameter=..`."""
+    kind: Literal["math", "exact"] = "math"
+    """How answers of files are judged where a row does not say; gym problems judge themselves."""
+    max_bad_share: float = 0.0
+    """Share of unreadable rows that is skipped and counted; 0 refuses the first one."""
+    max_prompt_tokens: int = 1024
+    """Longer prompts are refused, or dropped and counted with `data.drop_long_prompts`."""
+    drop_long_prompts: bool = False
+    """Drop and count prompts over the limit instead of refusing them."""
+    template: Template = "auto"
+    """Chat template or plain text; auto follows the row and the tokenizer."""
+    system: str = ""
+    """System message put before every conversation."""
+    suffix: str = ""
+    """Text put after every prompt, e.g. how to present the answer."""
+
+    def __post_init__(self) -> None:
+        require(len(self.train) > 0, "data.train: no source given; name a file or a `gym:` family.")
+        require(0 <= self.max_bad_share < 1, f"data.max_bad_share: expected 0 to below 1, got {self.max_bad_share}.")
+        at_least(1, self, "data", "max_prompt_tokens")
+        if self.template == "plain":
+            unread(self, "data", "system", cause="with data.template = 'plain'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """Sampling from the policy."""
+
+    prompts: int = 32
+    """Prompts of one training step, after filtering."""
+    per_prompt: int = 4
+    """Responses to each prompt (K)."""
+    temperature: float = 1.0
+    """Sampling temperature; the clipped surrogate uses the same."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 is off."""
+    max_tokens: int = 256
+    """Longest response, in tokens."""
+    concurrent: int = 256
+    """Sequences decoded at once: bounds the key-value cache."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.per_prompt >= 2,
+            "rollout.per_prompt: a leave-one-out baseline compares responses to one prompt; set 2 or more.",
+        )
+        above_zero(self, "rollout", "temperature", "top_p")
+        share(self, "rollout", "top_p")
+        at_least(1, self, "rollout", "prompts", "max_tokens", "concurrent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Judging responses."""
+
+    extract: Extract = "auto"
+    """Where the answer stands in a response."""
+    pattern: str = ""
+    """Regular expression for `verify.extract = "regex"`; the last match counts, its first group if it has one."""
+    workers: int = 2
+    """Verifier processes."""
+    deadline: float = 5.0
+    """Seconds for one response; past them the worker is killed and the verdict is unknown."""
+    memory_mb: int = 2048
+    """Memory limit of one worker."""
+    max_unknown_share: float = 0.1
+    """Above this share of unknown verdicts in one step the run stops."""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.extract == "regex") == bool(self.pattern),
+            "verify.pattern: goes with verify.extract = 'regex' and only with it; set both or neither.",
+        )
+        at_least(1, self, "verify", "workers")
+        at_least(512, self, "verify", "memory_mb")
+        above_zero(self, "verify", "deadline")
+        share(self, "verify", "max_unknown_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """Which groups of rollouts are trained on."""
+
+    accuracy_low: float = 0.2
+    """Keep groups with at least this mean score."""
+    accuracy_high: float = 0.8
+    """Keep groups with at most this mean score."""
+    drop_truncated: bool = False
+    """Drop groups in which a response ran into `rollout.max_tokens`."""
+    max_rounds: int = 8
+    """Rounds of sampling in one step before it goes on with what it has."""
+    max_empty_steps: int = 3
+    """Steps in a row that keep no group before the run stops."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.accuracy_low <= self.accuracy_high <= 1,
+            "filter.accuracy_low, filter.accuracy_high: expected 0 <= low <= high <= 1, got "
+            f"{self.accuracy_low} and {self.accuracy_high}.",
+        )
+        at_least(1, self, "filter", "max_rounds", "max_empty_steps")
