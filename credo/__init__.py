@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from credo.algo.advantages import prime_advantages, prime_returns
+    from credo.algo.advantages import Evidence, prime_advantages, prime_returns
     from credo.algo.logprobs import token_logprobs
     from credo.algo.masked import masked_mean, masked_whiten
     from credo.algo.policy_losses import clipped_surrogate, loss_weights
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "credo.algo.advantages": ("prime_advantages", "prime_returns"),
+    "credo.algo.advantages": ("Evidence", "prime_advantages", "prime_returns"),
     "credo.algo.logprobs": ("token_logprobs",),
     "credo.algo.masked": ("masked_mean", "masked_whiten"),
     "credo.algo.policy_losses": ("clipped_surrogate", "loss_weights"),
@@ -36,6 +36,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022
     "prime_advantages",
     "prime_returns",
+    "Evidence",
     "log_ratios_to_rewards",
     "sequence_logits",
     "pair_accuracy",

@@ -8,21 +8,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from credo.algo.controls import noise, shuffled
+from credo.algo.credit import CreditRules
 from credo.collect import Collector
 from credo.config import DataConfig, ModelConfig, RolloutConfig, TrainConfig, VerifyConfig
 from credo.console import Console
+from credo.data.memory import SolveRates
 from credo.data.problems import load_problems, without
 from credo.data.prompts import render
+from credo.data.steps import step_ends, step_pattern
 from credo.data.stream import ProblemStream
 from credo.dist.device import choose_device, set_threads
 from credo.dist.world import World
+from credo.gate import Gate
 from credo.models.causal import CausalModel, load_model
+from credo.models.critic import Critic
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
 from credo.rollout.engine import RolloutEngine, SamplingParams
 from credo.rollout.torch_engine import TorchEngine
-from credo.types import Problem
+from credo.seeds import mixed_seed
+from credo.types import Batch, Problem
 from credo.verify.extraction import Extraction
 from credo.verify.pool import JudgePool
 from credo.verify.verifier import Verifier
@@ -32,6 +42,8 @@ if TYPE_CHECKING:
 
 Encode = Callable[[Problem], tuple[int, ...]]
 Decode = Callable[[Sequence[int]], str]
+StepEnds = Callable[[Batch], Bool[Tensor, "B S"]]
+Control = Callable[[Float[Tensor, "B S"] | None, Bool[Tensor, "B S"], int], Float[Tensor, "B S"] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +55,16 @@ class Parts:
     policy: Policy
     prm: Prm | None
     reference: Reference | Policy | None
+    """What the PRM is measured against; the policy as it sampled can stand in for it."""
+    anchor: Reference | None
+    """What the KL term holds the policy to."""
+    critic: Critic | None
+    rules: CreditRules
+    gate: Gate
+    control: Control
+    """What the policy hears of the log-ratios: all, or less in a control run. Takes the number of the step too."""
+    step_ends: StepEnds | None
+    """Where the steps of a batch end, if process rewards stand there."""
     engine: RolloutEngine
     verifier: Verifier
     collector: Collector
@@ -73,8 +95,9 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
     prm, reference = _prm(config, start, policy)
     engine = build_engine(start, config.rollout, config.model)
     verifier = build_verifier(config.verify)
+    stream = ProblemStream(train, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config))
     collector = Collector(
-        stream=ProblemStream(train, seed=config.run.seed, rank=world.rank, world_size=world.size),
+        stream=stream,
         engine=engine,
         verifier=verifier,
         encode=encode,
@@ -84,12 +107,20 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
         per_prompt=config.rollout.per_prompt,
         seed=config.run.seed,
         max_unknown_share=config.verify.max_unknown_share,
+        least_judged=config.least_judged,
+        greedy=config.advantage.estimator == "remax",
     )
     return Parts(
         start=start,
         policy=policy,
         prm=prm,
         reference=reference,
+        anchor=_anchor(config, start, reference),
+        critic=_critic(config, start),
+        rules=CreditRules(**config.credit_options()),
+        gate=Gate(config.advantage.gate_accuracy),
+        control=_control(config),
+        step_ends=_step_ends(config, start),
         engine=engine,
         verifier=verifier,
         collector=collector,
@@ -188,26 +219,85 @@ def _short_enough(problems: list[Problem], encode: Encode, config: DataConfig, c
     return kept
 
 
+def _memory(config: TrainConfig) -> SolveRates | None:
+    """What the stream remembers of solve rates, if anything."""
+    if config.filter.memory_floor == 1:
+        return None
+    return SolveRates(
+        floor=config.filter.memory_floor,
+        per_prompt=config.rollout.per_prompt,
+        low=config.filter.accuracy_low,
+        high=config.filter.accuracy_high,
+        drop_unanimous=config.filter.drop_unanimous or config.filter.length_matched,
+    )
+
+
 def _prm(config: TrainConfig, start: CausalModel, policy: Policy) -> tuple[Prm | None, Reference | Policy | None]:
-    """PRM and reference, copied from the policy's start in memory unless the PRM has a start of its own."""
+    """PRM and reference, copied from the policy's start in memory unless they have a start of their own."""
     if not config.prm.enabled:
         return None, None
-    budget, compute = config.training.tokens_per_microbatch, config.model.compute
-    prm = Prm(_prm_model(config, start), config.prm, token_budget=budget, compute=compute)
+    model = _own_model("prm.path", config.prm.path, config, start)
+    prm = Prm(model, config.prm, token_budget=config.training.tokens_per_microbatch, compute=config.model.compute)
     match config.prm.reference:
         case "policy":
             return prm, policy
+        case "own":
+            return prm, _frozen(copy.deepcopy(model), config)
         case "initial":
-            return prm, Reference(copy.deepcopy(start.model), token_budget=budget, compute=compute)
+            return prm, _frozen(_own_model("prm.reference_path", config.prm.reference_path, config, start), config)
 
 
-def _prm_model(config: TrainConfig, start: CausalModel) -> PreTrainedModel:
-    if config.prm.path in ("", config.model.path):
+def _anchor(config: TrainConfig, start: CausalModel, reference: Reference | Policy | None) -> Reference | None:
+    """The policy's frozen start for the KL term; the PRM's reference, where that is the same model."""
+    if config.policy.kl_coef == 0:
+        return None
+    same = config.prm.reference == "initial" and config.prm.reference_path in ("", config.model.path)
+    return reference if same and isinstance(reference, Reference) else _frozen(copy.deepcopy(start.model), config)
+
+
+def _critic(config: TrainConfig, start: CausalModel) -> Critic | None:
+    if config.advantage.estimator != "gae":
+        return None
+    return Critic(
+        start.model,
+        config.critic,
+        minibatch=config.policy.minibatch,
+        max_grad_norm=config.policy.max_grad_norm,
+        token_budget=config.training.tokens_per_microbatch,
+        compute=config.model.compute,
+        seed=config.run.seed,
+    )
+
+
+def _control(config: TrainConfig) -> Control:
+    """The log-ratios as they are, or a control of them seeded by run and step."""
+    replaced = {"none": None, "shuffled": shuffled, "random": noise}[config.advantage.control]
+    if replaced is None:
+        return lambda log_ratios, mask, step: log_ratios
+    return lambda log_ratios, mask, step: (
+        None if log_ratios is None else replaced(log_ratios, mask, mixed_seed(config.run.seed, step))
+    )
+
+
+def _step_ends(config: TrainConfig, start: CausalModel) -> StepEnds | None:
+    if not config.prm.enabled or config.prm.granularity != "step":
+        return None
+    pattern = step_pattern(config.prm.step_boundary, config.prm.step_pattern)
+    return lambda batch: step_ends(batch.tokens, batch.mask, start.tokenizer, pattern)
+
+
+def _frozen(model: PreTrainedModel, config: TrainConfig) -> Reference:
+    return Reference(model, token_budget=config.training.tokens_per_microbatch, compute=config.model.compute)
+
+
+def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> PreTrainedModel:
+    """The model at ``path``, or a copy of the policy's start. Raises ValueError for another tokenizer than its."""
+    if path in ("", config.model.path):
         return copy.deepcopy(start.model)
-    own = load_model(config.prm.path, device=str(start.model.device))
+    own = load_model(path, device=str(start.model.device))
     if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise ValueError(
-            f"prm.path = '{config.prm.path}' has another tokenizer than model.path = '{config.model.path}'; log-ratios "
-            "compare tokens one by one, so both need the same."
+            f"{key} = '{path}' has another tokenizer than model.path = '{config.model.path}'; log-ratios compare "
+            "tokens one by one, so both need the same."
         )
     return own.model

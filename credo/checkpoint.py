@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent: written aside, hashed, renamed; a damaged one is refused by name.
 
-A checkpoint holds ``policy/`` and ``prm/`` as Hugging Face folders, ``optimizers.pt``, ``state.json`` (step,
-configuration, data stream, surplus groups) and ``manifest.json`` with the size and SHA-256 of every other file.
+A checkpoint holds ``policy/``, ``prm/`` and, where there are such, ``prm-average/`` as Hugging Face folders and
+``critic.pt``; ``optimizers.pt``, ``state.json`` (step, configuration, data stream, surplus groups) and
+``manifest.json`` with the size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from credo.models.causal import load_weights, save_model
+from credo.models.critic import Critic
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 
@@ -43,6 +45,7 @@ def save(
     *,
     policy: Policy,
     prm: Prm | None,
+    critic: Critic | None = None,
     tokenizer: PreTrainedTokenizerFast,
     state: Mapping[str, Any],
     keep: int,
@@ -58,7 +61,7 @@ def save(
         return read(final).folder
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        _write(aside, policy, prm, tokenizer, {"step": step, **state})
+        _write(aside, policy, prm, critic, tokenizer, {"step": step, **state})
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         _sync(checkpoints)
@@ -76,7 +79,12 @@ def save(
 
 
 def _write(
-    aside: Path, policy: Policy, prm: Prm | None, tokenizer: PreTrainedTokenizerFast, state: Mapping[str, Any]
+    aside: Path,
+    policy: Policy,
+    prm: Prm | None,
+    critic: Critic | None,
+    tokenizer: PreTrainedTokenizerFast,
+    state: Mapping[str, Any],
 ) -> None:
     """The files of a checkpoint, their manifest last, all of them on the disk itself when this returns."""
     aside.mkdir(parents=True)
@@ -85,6 +93,11 @@ def _write(
     if prm is not None:
         save_model(prm.model, tokenizer, aside / "prm")
         optimizers["prm"] = prm.optimizer.state()
+        if prm.average is not None:
+            save_model(prm.average, tokenizer, aside / "prm-average")
+    if critic is not None:
+        with (aside / "critic.pt").open("wb") as file:
+            torch.save(critic.state(), file)
     with (aside / "optimizers.pt").open("wb") as file:
         torch.save(optimizers, file)
     (aside / "state.json").write_text(json.dumps(state))
@@ -128,16 +141,33 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder=folder, step=state["step"], state=state)
 
 
-def restore(checkpoint: Checkpoint, *, policy: Policy, prm: Prm | None) -> None:
-    """Writes the weights and optimisers of ``checkpoint`` into ``policy`` and ``prm``."""
-    optimizers = torch.load(checkpoint.folder / "optimizers.pt", weights_only=True)
-    if (prm is None) != ("prm" not in optimizers):
-        raise ValueError(f"The checkpoint {checkpoint.folder} was saved with another prm.enabled than this run's.")
-    load_weights(policy.model, checkpoint.folder / "policy")
+def restore(checkpoint: Checkpoint, *, policy: Policy, prm: Prm | None, critic: Critic | None = None) -> None:
+    """Writes the weights and optimisers of ``checkpoint`` into ``policy``, ``prm`` and ``critic``.
+
+    Raises ValueError if it was saved with other models than this run has.
+    """
+    folder = checkpoint.folder
+    optimizers = torch.load(folder / "optimizers.pt", weights_only=True)
+    averaged = prm is not None and prm.average is not None
+    for option, here, saved in (
+        ("prm.enabled", prm is not None, "prm" in optimizers),
+        ("prm.ema", averaged, (folder / "prm-average").exists()),
+        ("advantage.estimator", critic is not None, (folder / "critic.pt").exists()),
+    ):
+        if here != saved:
+            raise ValueError(
+                f"The checkpoint {folder} was saved with another {option} than this run's; its state does not fit. "
+                "Resume with the same, or start another run."
+            )
+    load_weights(policy.model, folder / "policy")
     policy.optimizer.restore(optimizers["policy"])
     if prm is not None:
-        load_weights(prm.model, checkpoint.folder / "prm")
+        load_weights(prm.model, folder / "prm")
         prm.optimizer.restore(optimizers["prm"])
+        if prm.average is not None:
+            load_weights(prm.average, folder / "prm-average")
+    if critic is not None:
+        critic.restore(torch.load(folder / "critic.pt", weights_only=True))
     torch.set_rng_state(optimizers["random"])
 
 

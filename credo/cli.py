@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "avg@k of a model on problems, with intervals",
     "plan": "batch arithmetic and memory of a recipe, without loading anything",
     "verify": "judge the responses of a file",
+    "diff-semantics": "official, paper's and verl's advantages of the same responses",
 }
 Options = TypeVar("Options")
 
@@ -59,6 +60,8 @@ def _run(command: str, words: list[str]) -> None:
             _evaluate(words)
         case "verify":
             _verify(words)
+        case "diff-semantics":
+            _diff_semantics(words)
         case _:
             import difflib
 
@@ -111,6 +114,15 @@ def _verify(words: list[str]) -> None:
     grade(_parsed(GradeOptions, "verify", words))
 
 
+def _diff_semantics(words: list[str]) -> None:
+    from credo.options import DiffSemanticsOptions
+
+    options = _parsed(DiffSemanticsOptions, "diff-semantics", words, positional=True)
+    from credo.diff_semantics import diff_semantics
+
+    print(diff_semantics(options))
+
+
 def _config(tree: type[Options], command: str, words: list[str]) -> Options:
     """The configuration of a command with recipes; ``--help`` prints its options and exits."""
     from credo.recipe import read_recipe
@@ -122,12 +134,14 @@ def _config(tree: type[Options], command: str, words: list[str]) -> Options:
     return read_recipe(tree, recipes, flags)
 
 
-def _parsed(options: Callable[..., Options], command: str, words: list[str]) -> Options:
-    """The options of a command without a recipe; a mistake exits with 1."""
+def _parsed(options: Callable[..., Options], command: str, words: list[str], *, positional: bool = False) -> Options:
+    """The options of a command without a recipe; a mistake exits with 1. ``positional`` ones without default are
+    words instead of flags."""
     import tyro
 
+    markers = [tyro.conf.PositionalRequiredArgs] if positional else []
     try:
-        return tyro.cli(options, prog=f"credo {command}", args=words)
+        return tyro.cli(options, prog=f"credo {command}", args=words, config=markers)
     except SystemExit as leaving:
         sys.exit(1 if leaving.code else 0)
 
@@ -171,7 +185,8 @@ def _recipe_help(tree: type, command: str) -> None:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
     return "\n".join(["credo trains language models with PRIME.", "", *lines, "", "credo COMMAND --help tells more."])
 
 

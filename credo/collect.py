@@ -1,4 +1,4 @@
-"""Fills one training batch: draw problems, sample, verify, keep the groups worth training on, and refill within bounds.
+"""Fills one training batch: draw problems, sample, verify, keep what passes the filter, and refill within bounds.
 
 Groups beyond the batch are kept for the next step only while the policy that sampled them is unchanged; after an update
 their problems go back to the front of the stream and are sampled anew. Every dropped group is counted with its reason.
@@ -16,12 +16,11 @@ from typing import Any
 
 from credo.config import FilterConfig
 from credo.data.stream import ProblemStream
+from credo.filtering import DROP_REASONS, Sifted, sift
 from credo.rollout.engine import Progress, RolloutEngine, SamplingParams
 from credo.seeds import mixed_seed
-from credo.types import Group, Problem, Rollout, Unknown, Verdict
+from credo.types import Greedy, Group, Problem, Rollout, Unknown, Verdict
 from credo.verify.verifier import Verifier
-
-DROP_REASONS = ("too_easy", "too_hard", "truncated", "unjudged")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,24 +31,12 @@ class Collection:
     metrics: Mapping[str, float]
 
 
-def why_dropped(group: Group, config: FilterConfig) -> str | None:
-    """The reason this group is not trained on, or None if it is.
-
-    The accuracy band is inclusive at both ends, as in the released code (with 4 binary rewards 0.2-0.8 keeps 1 to 3).
-    """
-    if len(group.rollouts) < 2:
-        return "unjudged"
-    if config.drop_truncated and group.truncated:
-        return "truncated"
-    if group.accuracy < config.accuracy_low - 1e-6:
-        return "too_hard"
-    if group.accuracy > config.accuracy_high + 1e-6:
-        return "too_easy"
-    return None
-
-
 class Collector:
-    """Draws, samples and judges until a batch is full. Its state is the stream and the surplus."""
+    """Draws, samples and judges until a batch is full. Its state is the stream and the surplus.
+
+    Groups with fewer than ``least_judged`` judged responses are dropped. With ``greedy`` every group that passes the
+    filter also gets the policy's greedy response, judged; the metrics of ``rollout/`` leave it out.
+    """
 
     def __init__(
         self,
@@ -64,11 +51,13 @@ class Collector:
         per_prompt: int,
         seed: int,
         max_unknown_share: float,
+        least_judged: int = 2,
+        greedy: bool = False,
     ) -> None:
         self.stream, self.engine, self.verifier = stream, engine, verifier
         self.encode, self.decode, self.config = encode, decode, config
         self.params, self.per_prompt, self.seed = params, per_prompt, seed
-        self.max_unknown_share = max_unknown_share
+        self.max_unknown_share, self.least_judged, self.greedy = max_unknown_share, least_judged, greedy
         self.surplus: tuple[Group, ...] = ()
         self.surplus_version = -1
 
@@ -79,18 +68,28 @@ class Collector:
         """
         kept = self._fresh_surplus(policy_version)
         tally = _Tally(reused=len(kept))
+        passed_over = self.stream.passed_over
         while len(kept) < count and tally.rounds < self.config.max_rounds:
             keep_rate = (tally.kept + 1) / (tally.drawn + 1)
             wanted = min(count, math.ceil((count - len(kept)) / keep_rate))
-            for group in self._sample_and_judge(wanted, tally, progress):
-                reason = why_dropped(group, self.config)
-                tally.count(group, reason)
+            groups = self._sample(wanted, tally, progress)
+            if self.config.truncated == "drop_response":
+                tally.left_out += sum(group.truncated for group in groups)
+            sifted = [sift(group, self.config, least_judged=self.least_judged) for group in groups]
+            if self.greedy:
+                sifted = self._with_greedy(sifted, tally, progress)
+            for group, reason in sifted:
+                tally.count(reason)
                 if reason is None:
                     kept.append(group)
             tally.rounds += 1
             tally.refuse_unknowns(self.max_unknown_share)
         self.surplus, self.surplus_version = tuple(kept[count:]), policy_version
-        return Collection(groups=tuple(kept[:count]), metrics=tally.metrics(surplus=len(self.surplus)))
+        metrics = tally.metrics(surplus=len(self.surplus))
+        if self.stream.memory is not None:
+            metrics |= self.stream.memory.metrics()
+            metrics["filter/passed_over"] = float(self.stream.passed_over - passed_over)
+        return Collection(groups=tuple(kept[:count]), metrics=metrics)
 
     @contextmanager
     def undone_by(self, error: type[BaseException]) -> Iterator[None]:
@@ -119,40 +118,58 @@ class Collector:
         self.stream.put_back([group.problem for group in self.surplus])
         return []
 
-    def _sample_and_judge(self, count: int, tally: _Tally, progress: Progress | None) -> list[Group]:
+    def _sample(self, count: int, tally: _Tally, progress: Progress | None) -> list[Group]:
         first = self.stream.drawn
         problems = self.stream.take(count)
         seeds = [mixed_seed(self.seed, first + index) for index in range(count)]
+        groups = self._judged(problems, seeds, tally, progress)
+        if self.stream.memory is not None:
+            for group in groups:
+                self.stream.memory.see(group.problem.id, [verdict.score for verdict in group.verdicts])
+        return groups
+
+    def _judged(
+        self,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        tally: _Tally,
+        progress: Progress | None,
+        *,
+        greedy: bool = False,
+    ) -> list[Group]:
+        """Samples and judges the responses to every problem, or its greedy response alone."""
+        k, params = (1, replace(self.params, temperature=0.0, top_p=1.0)) if greedy else (self.per_prompt, self.params)
         started = time.perf_counter()
         prompts = [self.encode(problem) for problem in problems]
-        rollouts = self.engine.sample(prompts, self.per_prompt, self.params, seeds, progress)
+        rollouts = self.engine.sample(prompts, k, params, seeds, progress)
         sampled = time.perf_counter()
         responses = [[self.decode(rollout.response_ids) for rollout in group] for group in rollouts]
         tasks = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
         verdicts = self.verifier.verify(tasks)
         tally.sampling_seconds += sampled - started
         tally.verifying_seconds += time.perf_counter() - sampled
-        tally.see(rollouts, verdicts)
-        k = self.per_prompt
+        tally.see(rollouts, verdicts, greedy=greedy)
         return [
             judged_group(problem, rollouts[i], responses[i], verdicts[i * k : (i + 1) * k])
             for i, problem in enumerate(problems)
         ]
 
+    def _with_greedy(self, sifted: list[Sifted], tally: _Tally, progress: Progress | None) -> list[Sifted]:
+        """Gives each group that passed its judged greedy response, and drops it if that could not be judged."""
+        problems = [group.problem for group, reason in sifted if reason is None]
+        if not problems:
+            return sifted
+        unseeded = [0] * len(problems)  # a greedy response draws nothing
+        baselines = iter(self._judged(problems, unseeded, tally, progress, greedy=True))
+        return [_based(group, next(baselines)) if reason is None else (group, reason) for group, reason in sifted]
+
     def _group(self, values: Mapping[str, Any]) -> Group:
         return Group(
             problem=self.stream.problem(values["problem"]),
-            rollouts=tuple(
-                Rollout(
-                    prompt_ids=tuple(rollout["prompt_ids"]),
-                    response_ids=tuple(rollout["response_ids"]),
-                    logprobs=tuple(rollout["logprobs"]),
-                    finish=rollout["finish"],
-                )
-                for rollout in values["rollouts"]
-            ),
+            rollouts=tuple(_rollout(rollout) for rollout in values["rollouts"]),
             responses=tuple(values["responses"]),
             verdicts=tuple(Verdict(**verdict) for verdict in values["verdicts"]),
+            greedy=values["greedy"] and _greedy(values["greedy"]),
         )
 
 
@@ -169,6 +186,26 @@ def judged_group(
     )
 
 
+def _based(group: Group, baseline: Group) -> Sifted:
+    """``group`` with the one response of ``baseline`` as its greedy one."""
+    if not baseline.rollouts:
+        return group, "unjudged"
+    return replace(group, greedy=Greedy(rollout=baseline.rollouts[0], verdict=baseline.verdicts[0])), None
+
+
+def _rollout(values: Mapping[str, Any]) -> Rollout:
+    return Rollout(
+        prompt_ids=tuple(values["prompt_ids"]),
+        response_ids=tuple(values["response_ids"]),
+        logprobs=tuple(values["logprobs"]),
+        finish=values["finish"],
+    )
+
+
+def _greedy(values: Mapping[str, Any]) -> Greedy:
+    return Greedy(rollout=_rollout(values["rollout"]), verdict=Verdict(**values["verdict"]))
+
+
 class _Tally:
     """Counts of one step's collection."""
 
@@ -176,26 +213,31 @@ class _Tally:
         self.reused, self.rounds, self.drawn, self.kept = reused, 0, 0, 0
         self.dropped: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.responses = self.tokens = self.truncated = self.judged = 0
+        self.responses = self.tokens = self.truncated = self.judged = self.left_out = 0
+        self.greedy = self.greedy_tokens = 0
         self.score = self.longest = 0.0
         self.sampling_seconds = self.verifying_seconds = 0.0
 
-    def see(self, rollouts: Sequence[Sequence[Rollout]], verdicts: Sequence[Verdict | Unknown]) -> None:
-        """Takes note of every rollout, before any filter."""
+    def see(
+        self, rollouts: Sequence[Sequence[Rollout]], verdicts: Sequence[Verdict | Unknown], *, greedy: bool
+    ) -> None:
+        """Takes note of every rollout, before any filter; of greedy ones only the tokens and what was not judged."""
+        self.reasons.update(verdict.reason for verdict in verdicts if isinstance(verdict, Unknown))
+        if greedy:
+            self.greedy += len(verdicts)
+            self.greedy_tokens += sum(len(rollout.response_ids) for group in rollouts for rollout in group)
+            return
         for rollout in (rollout for group in rollouts for rollout in group):
             self.responses += 1
             self.tokens += len(rollout.response_ids)
             self.longest = max(self.longest, float(len(rollout.response_ids)))
             self.truncated += rollout.finish == "length"
         for verdict in verdicts:
-            match verdict:
-                case Verdict():
-                    self.judged += 1
-                    self.score += verdict.score
-                case Unknown():
-                    self.reasons[verdict.reason] += 1
+            if isinstance(verdict, Verdict):
+                self.judged += 1
+                self.score += verdict.score
 
-    def count(self, group: Group, reason: str | None) -> None:
+    def count(self, reason: str | None) -> None:
         """Takes note of what became of a group."""
         self.drawn += 1
         if reason is None:
@@ -205,11 +247,11 @@ class _Tally:
 
     def refuse_unknowns(self, limit: float) -> None:
         """Raises RuntimeError if too many verdicts are unknown to trust the rest."""
-        unknown = self.responses - self.judged
-        if unknown > limit * self.responses:
+        unknown, responses = self.reasons.total(), self.responses + self.greedy
+        if unknown > limit * responses:
             reason, _ = self.reasons.most_common(1)[0]
             raise RuntimeError(
-                f"The verifier could not judge {unknown} of {self.responses} responses (most often: {reason}), more "
+                f"The verifier could not judge {unknown} of {responses} responses (most often: {reason}), more "
                 f"than verify.max_unknown_share = {limit} allows. Raise verify.deadline or verify.memory_mb, or mend "
                 "the data."
             )
@@ -224,14 +266,15 @@ class _Tally:
             "rollout/mean_length": self.tokens / responses,
             "rollout/max_length": self.longest,
             "rollout/truncated_share": self.truncated / responses,
-            "verify/unknown": float(self.responses - self.judged),
+            "verify/unknown": float(self.reasons.total()),
             "filter/rounds": float(self.rounds),
             "filter/drawn": float(self.drawn),
             "filter/kept": float(self.kept),
             "filter/reused": float(self.reused),
             "filter/surplus": float(surplus),
+            "filter/truncated_responses": float(self.left_out),
             **{f"filter/{reason}": float(self.dropped[reason]) for reason in DROP_REASONS},
             "time/sample": self.sampling_seconds,
             "time/verify": self.verifying_seconds,
-            "perf/tokens_per_second": self.tokens / max(1e-9, self.sampling_seconds),
+            "perf/tokens_per_second": (self.tokens + self.greedy_tokens) / max(1e-9, self.sampling_seconds),
         }

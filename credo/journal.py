@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo import checkpoint
-from credo.algo.rewards import log_ratios_to_rewards
+from credo.algo.advantages import PrimeReturns
 from credo.assemble import Parts
 from credo.config import TrainConfig
 from credo.console import Console, duration
@@ -33,8 +33,17 @@ class Step:
 
     batch: Batch
     log_ratios: Float[Tensor, "B S"] | None
+    returns: PrimeReturns | None
+    """None if a log-ratio was not finite, so that nobody learnt from the batch."""
     advantages: Float[Tensor, "B S"]
     metrics: Mapping[str, float]
+
+    @classmethod
+    def not_finite(cls, batch: Batch, log_ratios: Float[Tensor, "B S"] | None, metrics: Mapping[str, float]) -> Step:
+        """The step of a batch that the policy must not learn from."""
+        skipped = {**metrics, "policy/skipped_steps": 1.0}
+        nothing = torch.zeros_like(batch.sampling_logprobs)
+        return cls(batch=batch, log_ratios=log_ratios, returns=None, advantages=nothing, metrics=skipped)
 
     @property
     def skipped(self) -> int:
@@ -63,10 +72,11 @@ class Journal:
                 f"model.path = '{self.config.model.path}' holds other weights than when the run of {found.folder} "
                 "began, so its reference is gone; put them back or start another run."
             )
-        checkpoint.restore(found, policy=parts.policy, prm=parts.prm)
+        checkpoint.restore(found, policy=parts.policy, prm=parts.prm, critic=parts.critic)
         parts.engine.load_weights(parts.policy.weights())
         parts.collector.restore(found.state["collector"])
         self.watch.restore(found.state["watch"])
+        parts.gate.restore(found.state["gate"])
         self.console.say(f"Resumed after step {found.step} from {found.folder}.")
         return found.step
 
@@ -77,11 +87,13 @@ class Journal:
             step,
             policy=parts.policy,
             prm=parts.prm,
+            critic=parts.critic,
             tokenizer=parts.start.tokenizer,
             state={
                 "config": flat(self.config),
                 "collector": parts.collector.state(),
                 "watch": self.watch.state(),
+                "gate": parts.gate.state(),
                 "fingerprint": parts.fingerprint,
             },
             keep=self.config.checkpoint.keep,
@@ -127,7 +139,7 @@ class Journal:
         every = self.config.checkpoint.rollouts_every
         if made is not None:
             if every and step % every == 0:
-                self.folder.write_rollouts(step, rollout_rows(groups, made, self.config, parts))
+                self.folder.write_rollouts(step, rollout_rows(groups, made, parts))
             if made.skipped:
                 self._dump(step, made)
         self.watch.see(step, metrics, empty=made is None)
@@ -170,15 +182,9 @@ class Journal:
         return "  ".join([*words, f"{metrics['time/step']:.1f} s", f"{duration(left)} left"])
 
 
-def rollout_rows(groups: tuple[Group, ...], made: Step, config: TrainConfig, parts: Parts) -> list[dict[str, Any]]:
+def rollout_rows(groups: tuple[Group, ...], made: Step, parts: Parts) -> list[dict[str, Any]]:
     """One JSON object a rollout: text, verdict, and for each token its text, q, process reward and advantage."""
-    rewards = None
-    if made.log_ratios is not None:
-        options = config.credit_options()
-        names = ("semantics", "granularity", "beta", "normalizer_floor")
-        rewards = log_ratios_to_rewards(
-            made.log_ratios, made.batch.mask, **{name: options[name] for name in names if name in options}
-        )
+    rewards = made.returns.rewards if made.returns is not None and not parts.rules.values_prefixes else None
     text = parts.start.tokenizer.decode
     rows = []
     places = [(group, k) for group in groups for k in range(len(group.rollouts))]
@@ -196,8 +202,9 @@ def rollout_rows(groups: tuple[Group, ...], made: Step, config: TrainConfig, par
             "logprobs": list(rollout.logprobs),
             "advantages": made.advantages[index][mask].tolist(),
         }
-        if made.log_ratios is not None and rewards is not None:
+        if made.log_ratios is not None:
             row["log_ratios"] = made.log_ratios[index][mask].tolist()
+        if made.log_ratios is not None and rewards is not None:
             row["process_rewards"] = rewards[index][mask].tolist()
         rows.append(row)
     return rows

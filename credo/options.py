@@ -49,3 +49,21 @@ class EvaluateOptions:
     """Where the model lives."""
     output: Path | None = None
     """Also write the results, with every response, to this JSON file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffSemanticsOptions:
+    """Advantages of the same responses under the official, the paper's and verl's semantics.
+
+    The file is a JSON object {"log_ratios": [[..], ..], "outcomes": [..], "group_ids": [..]} with an entry for each
+    response, or the rollouts/step-000012.jsonl of a run.
+    """
+
+    file: Path
+    """Log-ratios and outcomes."""
+    tokens: int = 0
+    """Below each response where a sign contradicts the outcome, show so many of its tokens."""
+    beta: float = 0.05
+    """As prm.beta; only the paper's semantics feels it."""
+    process_coef: float = 1.0
+    """As advantage.process_coef: weight of the process return."""

@@ -5,22 +5,19 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from credo.algo.advantages import prime_advantages, prime_returns
+from credo.algo.advantages import prime_returns, value_targets, whiten_returns
 from credo.assemble import Parts, assemble
 from credo.config import TrainConfig
 from credo.data.batching import collate
 from credo.dist.world import World
+from credo.instruments import observe
 from credo.interruption import Interrupted, Interruption
 from credo.journal import Journal, Step
-from credo.metrics import memory_metrics, outcome_metrics, prm_metrics
+from credo.metrics import memory_metrics
 from credo.run_folder import RunFolder
-from credo.types import Batch, Group
+from credo.scoring import heard, score_and_learn
+from credo.types import Group
 
 
 def train(config: TrainConfig, *, resume: str = "auto", world: World | None = None) -> Path:
@@ -73,50 +70,32 @@ def loop(config: TrainConfig, parts: Parts, journal: Journal, interruption: Inte
 
 def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, done: int, world: World) -> Step:
     """Score, learn from outcomes, give credit, learn from credit: all of a step between sampling and logging."""
-    policy, engine = parts.policy, parts.engine
+    policy, critic, engine = parts.policy, parts.critic, parts.engine
     batch = collate(groups, parts.start.pad_id)
-    old_logprobs = policy.logprobs(batch, temperature=config.rollout.temperature)
+    old_logprobs = policy.logprobs(batch, temperature=policy.temperature)
 
-    log_ratios, learnt = score_and_learn(parts, batch, config)
-    if log_ratios is not None and not log_ratios.isfinite().all():
-        nothing = torch.zeros_like(old_logprobs)
-        return Step(
-            batch=batch, log_ratios=log_ratios, advantages=nothing, metrics=learnt | {"policy/skipped_steps": 1}
-        )
+    scores, learnt = score_and_learn(parts, batch, groups, config)
+    if not scores.finite:
+        return Step.not_finite(batch, scores.log_ratios, learnt)
 
-    credit: dict[str, Any] = config.credit_options() | {"all_reduce": world.all_reduce}
-    advantages = prime_advantages(log_ratios, batch.outcomes, batch.mask, batch.group_ids, **credit)
+    rules = heard(parts, batch, scores)
+    log_ratios = parts.control(scores.log_ratios, batch.mask, policy.version)
+    returns = prime_returns(
+        log_ratios,
+        batch.outcomes,
+        batch.mask,
+        batch.group_ids,
+        rules=rules,
+        evidence=scores.evidence,
+        all_reduce=world.all_reduce,
+    )
+    advantages = whiten_returns(returns, batch.mask, batch.group_ids, rules, world.all_reduce)
+    learnt |= observe(parts, batch, groups, scores, returns, advantages, old_logprobs, config, done + 1)
 
-    improved: dict[str, float] = {}
-    if not config.prm.enabled or done >= config.prm.warmup_steps:
-        improved = policy.update(batch, advantages, old_logprobs)
+    if critic is not None and scores.evidence.values is not None:
+        learnt |= critic.update(batch, scores.evidence.values, value_targets(returns, scores.evidence.values, rules))
+    if done >= config.policy_starts:
+        anchor_logprobs = parts.anchor.logprobs(batch, temperature=policy.temperature) if parts.anchor else None
+        learnt |= policy.update(batch, advantages, old_logprobs, anchor_logprobs)
         engine.load_weights(policy.weights())
-
-    seen = dict(outcome_metrics(batch, advantages, old_logprobs))
-    if log_ratios is not None:
-        returns = prime_returns(log_ratios, batch.outcomes, batch.mask, batch.group_ids, **credit)
-        seen |= prm_metrics(batch, log_ratios, returns, beta=config.prm.beta)
-    return Step(batch=batch, log_ratios=log_ratios, advantages=advantages, metrics=seen | learnt | improved)
-
-
-def score_and_learn(
-    parts: Parts, batch: Batch, config: TrainConfig
-) -> tuple[Float[Tensor, "B S"] | None, dict[str, float]]:
-    """Log-ratios for the policy, and the PRM's own learning, in the order that ``prm.update`` names (paper, B.2).
-
-    ``after`` scores the whole batch first. The released code scores each mini-batch just before learning from it, so
-    that one batch carries the scores of several PRMs.
-    """
-    prm, reference = parts.prm, parts.reference
-    if prm is None or reference is None:
-        return None, {}
-    reference_logprobs = reference.logprobs(batch)
-    match config.prm.update:
-        case "after":
-            log_ratios = prm.score(batch, reference_logprobs)
-            return log_ratios, prm.update(batch, reference_logprobs)
-        case "before":
-            learnt = prm.update(batch, reference_logprobs)
-            return prm.score(batch, reference_logprobs), learnt
-        case "none":
-            return prm.score(batch, reference_logprobs), {}
+    return Step(batch=batch, log_ratios=log_ratios, returns=returns, advantages=advantages, metrics=learnt)

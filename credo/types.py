@@ -82,6 +82,14 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Greedy:
+    """The policy's greedy response to a problem, judged: the baseline of ReMax."""
+
+    rollout: Rollout
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """The judged rollouts of one problem. One object, so it cannot be split or shuffled by accident."""
 
@@ -90,6 +98,7 @@ class Group:
     responses: tuple[str, ...]
     """The text of each rollout, special tokens removed."""
     verdicts: tuple[Verdict, ...]
+    greedy: Greedy | None = None
 
     def __post_init__(self) -> None:
         assert len(self.rollouts) == len(self.responses) == len(self.verdicts)

@@ -8,7 +8,9 @@ from typing import Any
 
 from credo.config import TrainConfig
 from credo.console import Console
+from credo.filtering import DROP_REASONS
 
+DROPPED = {f"filter/{reason}" for reason in DROP_REASONS}
 DOUBTFUL_STEPS = 5
 """Steps of pair accuracy below chance before the alarm, and the window of the mean that is shown at the end."""
 
@@ -54,8 +56,8 @@ class Watch:
 
     def _see_empty(self, step: int, metrics: Mapping[str, float]) -> None:
         self.empty_steps += 1
-        reasons = ("too_hard", "too_easy", "truncated", "unjudged")
-        seen = ", ".join(f"{reason} {metrics[f'filter/{reason}']:.0f}" for reason in reasons)
+        counts = {key.partition("/")[2]: metrics[key] for key in sorted(metrics) if key in DROPPED}
+        seen = ", ".join(f"{reason} {count:.0f}" for reason, count in counts.items() if count) or "none was drawn"
         self.console.warn(
             f"step {step} kept none of {metrics['filter/drawn']:.0f} prompts ({seen}); nothing was learnt."
         )

@@ -85,13 +85,17 @@ def test_help_on_a_command_needs_no_torch():
         (["plan", "absent.toml"], "absent.toml"),
         (["verify", "--kind", "exact", "--input", "absent.jsonl", "--output", "out.jsonl"], "absent.jsonl"),
         (["evaluate", "--model", "absent", "--benchmarks", "absent.jsonl"], "absent.jsonl"),
+        (["diff-semantics", "absent.json"], "absent.json"),
+        (["diff-semantics", "absent.jsonl"], "absent.jsonl"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]):
     assert named in refused(arguments, capsys)
 
 
-@pytest.mark.parametrize("arguments", [["evaluate", "--modle", "x"], ["verify", "--kind", "maths"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "arguments", [["evaluate", "--modle", "x"], ["verify", "--kind", "maths"], ["evaluate"], ["diff-semantics"]]
+)
 def test_a_wrong_option_leaves_with_1(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as leaving:
         main(arguments)
@@ -183,3 +187,11 @@ def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [(row["id"], row["verdict"]) for row in verdicts] == [(1, "correct"), (2, "wrong"), (3, "unknown")]
     assert "1 correct, 1 wrong, 1 unknown" in capsys.readouterr().out
+
+
+def test_diff_semantics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    example = {"log_ratios": [[0.1, 0.2], [0.3]], "outcomes": [1, 0], "group_ids": ["a", "a"]}
+    (tmp_path / "example.json").write_text(json.dumps(example))
+    main(["diff-semantics", str(tmp_path / "example.json"), "--process-coef", "0"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["row", "1", "a", "1.00", "2", "+0.5774", "+1.0000", "+0.5774"]

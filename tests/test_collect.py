@@ -1,16 +1,18 @@
-"""Collecting a batch: the filter by hand, bounded refills, the surplus, unknown verdicts, and a state that goes on."""
+"""Collecting a batch: bounded refills, surplus, unknown verdicts, greedy baselines, memory, a state that goes on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from credo.collect import Collector, judged_group, why_dropped
+from credo.collect import Collector, judged_group
 from credo.config import FilterConfig
+from credo.data.memory import SolveRates
 from credo.data.stream import ProblemStream
+from credo.filtering import DROP_REASONS
 from credo.rollout.engine import SamplingParams, ScriptedEngine
 from credo.types import Group, Problem, Rollout, Unknown, Verdict
 from credo.verify.verifier import ScriptedVerifier
@@ -27,16 +29,6 @@ def problem(index: int) -> Problem:
 
 def rollout(*response: int, finish: Any = "stop") -> Rollout:
     return Rollout(prompt_ids=(1,), response_ids=response, logprobs=(-0.5,) * len(response), finish=finish)
-
-
-def group(*scores: float, truncated: int = 0) -> Group:
-    ends = ["length"] * truncated + ["stop"] * (len(scores) - truncated)
-    return Group(
-        problem=problem(0),
-        rollouts=tuple(rollout(5, finish=end) for end in ends),
-        responses=("",) * len(scores),
-        verdicts=tuple(Verdict(score=float(score)) for score in scores),
-    )
 
 
 def by_table(table: Mapping[str, Sequence[float | None]]) -> Judge:
@@ -57,82 +49,65 @@ def by_chance(problem: Problem, response: str) -> Verdict | Unknown:
     return Unknown(reason="died") if number < 4 else Verdict(score=float(number < 50), seconds=number / 100)
 
 
-class Scripts:
-    """A collector over ``count`` problems, and what its engine was asked for: (problem, seed) in order."""
+class RecordingEngine(ScriptedEngine):
+    """A scripted engine that keeps what each call asked for: (prompts, responses to each, params)."""
 
-    def __init__(self, count: int, judge: Judge, *, per_prompt: int = 4, max_tokens: int = 9, **options: Any) -> None:
+    def __init__(self, respond: Any) -> None:
+        super().__init__(respond, eos_id=EOS)
+        self.calls: list[tuple[list[str], int, SamplingParams]] = []
+
+    def sample(self, prompts: Any, n: int, params: SamplingParams, seeds: Any, progress: Any = None) -> Any:
+        self.calls.append(([f"p{prompt[0]}" for prompt in prompts], n, params))
+        return super().sample(prompts, n, params, seeds, progress)
+
+
+class Scripts:
+    """A collector over ``count`` problems, and what its engine was asked for: (problem, seed) in order.
+
+    The responses whose numbers are in ``endless`` never end.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        judge: Judge,
+        *,
+        per_prompt: int = 4,
+        max_tokens: int = 9,
+        max_unknown_share: float = 1.0,
+        seed: int = 5,
+        least_judged: int = 2,
+        greedy: bool = False,
+        memory: SolveRates | None = None,
+        endless: Collection[int] = (),
+        **options: Any,
+    ) -> None:
         self.asked: list[tuple[str, int]] = []
-        max_unknown_share, seed = options.pop("max_unknown_share", 1.0), options.pop("seed", 5)
+        self.endless = endless
+        self.engine = RecordingEngine(self._respond)
         self.collector = Collector(
-            stream=ProblemStream([problem(index) for index in range(count)], seed=1),
-            engine=ScriptedEngine(self._respond, eos_id=EOS),
+            stream=ProblemStream([problem(index) for index in range(count)], seed=1, memory=memory),
+            engine=self.engine,
             verifier=ScriptedVerifier(judge),
             encode=lambda problem: (int(str(problem.prompt)),),
             decode=lambda ids: " ".join(map(str, ids[:3])),
             config=FilterConfig(**options),
-            params=SamplingParams(max_tokens=max_tokens),
+            params=SamplingParams(temperature=0.7, top_p=0.9, max_tokens=max_tokens),
             per_prompt=per_prompt,
             seed=seed,
             max_unknown_share=max_unknown_share,
+            least_judged=least_judged,
+            greedy=greedy,
         )
 
     def _respond(self, prompt: tuple[int, ...], k: int, seed: int) -> tuple[int, ...]:
         if k == 0:
             self.asked.append((f"p{prompt[0]}", seed))
-        return (*prompt, k, seed, EOS)
+        return (*prompt, k, seed, 7 if k in self.endless else EOS)
 
 
 def names(groups: Sequence[Group]) -> list[str]:
     return [group.problem.id for group in groups]
-
-
-@pytest.mark.parametrize(
-    ("scores", "reason"),
-    [
-        ((0, 0, 0, 0), "too_hard"),
-        ((1, 0, 0, 0), None),
-        ((1, 1, 1, 0), None),
-        ((1, 1, 1, 1), "too_easy"),
-        ((0.5, 0.5, 0, 0), None),
-        ((0.5, 0.25, 0, 0), "too_hard"),
-        ((1, 0.75, 1, 0.5), "too_easy"),
-    ],
-)
-def test_a_quarter_to_three_quarters_of_four_is_inclusive(scores: tuple[float, ...], reason: str | None):
-    assert why_dropped(group(*scores), FilterConfig(accuracy_low=0.25, accuracy_high=0.75)) == reason
-
-
-@pytest.mark.parametrize(("right", "reason"), [(0, "too_hard"), (1, None), (4, None), (5, "too_easy")])
-def test_a_fifth_to_four_fifths_of_five_is_inclusive(right: int, reason: str | None):
-    scores = [1.0] * right + [0.0] * (5 - right)
-    assert why_dropped(group(*scores), FilterConfig(accuracy_low=0.2, accuracy_high=0.8)) == reason
-
-
-def test_the_band_is_inclusive_although_sums_are_rounded():
-    config = FilterConfig(accuracy_low=1 / 3, accuracy_high=2 / 3)
-    assert [why_dropped(group(*([1.0] * n + [0.0] * (3 - n))), config) for n in range(4)] == [
-        "too_hard",
-        None,
-        None,
-        "too_easy",
-    ]
-    assert sum([0.7] * 3) / 3 < 0.7
-    assert why_dropped(group(*[0.7] * 3), FilterConfig(accuracy_low=0.7, accuracy_high=0.8)) is None
-    assert sum([0.1] * 3) / 3 > 0.1
-    assert why_dropped(group(*[0.1] * 3), FilterConfig(accuracy_low=0.0, accuracy_high=0.1)) is None
-
-
-def test_truncated_groups_are_dropped_on_request_only():
-    assert why_dropped(group(1, 0, truncated=1), FilterConfig(drop_truncated=True)) == "truncated"
-    assert why_dropped(group(1, 0, truncated=1), FilterConfig()) is None
-    assert why_dropped(group(1, 0), FilterConfig(drop_truncated=True)) is None
-
-
-def test_one_judged_response_has_nothing_to_be_compared_with():
-    wide = FilterConfig(accuracy_low=0.0, accuracy_high=1.0, drop_truncated=True)
-    assert why_dropped(group(), wide) == "unjudged"
-    assert why_dropped(group(1.0, truncated=1), wide) == "unjudged"
-    assert why_dropped(group(1.0, 1.0), wide) is None
 
 
 def test_unknown_verdicts_leave_the_group():
@@ -177,8 +152,8 @@ def test_it_refills_until_the_batch_is_full_and_counts_every_reason():
     assert metrics["filter/unjudged"] == drawn.count("p3") == metrics["verify/unknown"] / 3
     assert metrics["filter/truncated"] == 0
     assert metrics["filter/kept"] == 8 + metrics["filter/surplus"]
-    reasons = ("too_hard", "too_easy", "unjudged", "truncated")
-    assert metrics["filter/drawn"] == metrics["filter/kept"] + sum(metrics[f"filter/{reason}"] for reason in reasons)
+    dropped = sum(metrics[f"filter/{reason}"] for reason in DROP_REASONS)
+    assert metrics["filter/drawn"] == metrics["filter/kept"] + dropped
 
 
 def test_rounds_are_bounded_and_fewer_groups_are_no_error():
@@ -209,7 +184,7 @@ def test_metrics_by_hand():
         by_table({"p0": (1.0, 0.0), "p1": (1.0, None)}),
         per_prompt=2,
         max_tokens=3,
-        drop_truncated=True,
+        truncated="drop_group",
         max_rounds=1,
     )
     counts: list[int] = []
@@ -231,7 +206,10 @@ def test_metrics_by_hand():
         "filter/too_easy": 0,
         "filter/too_hard": 0,
         "filter/truncated": 1,
+        "filter/truncated_responses": 0,
+        "filter/unanimous": 0,
         "filter/unjudged": 1,
+        "filter/unmatched": 0,
     }
     assert {key: metrics[key] for key in expected} == pytest.approx(expected)
     timed = set(metrics) - set(expected)
@@ -375,3 +353,187 @@ def test_what_ends_well_or_with_another_error_stands():
         collect_and(Stop)
     assert collector.state() == states[2]
     assert states[0] != states[1] != states[2]
+
+
+def test_truncated_responses_are_left_out_and_counted():
+    """Response 1 never ends: without it p0 has nothing wrong and p1 two of three."""
+    table: dict[str, Sequence[float | None]] = {"p0": (1, 0, 1, 1), "p1": (1, 0, 0, 1), "p2": (1, None, 1, 0)}
+    options: dict[str, Any] = {"truncated": "drop_response", "max_rounds": 1}
+    made = Scripts(3, by_table(table), endless={1}, **options)
+    collection = made.collector.collect(3, policy_version=0)
+    assert sorted(names(collection.groups)) == ["p1", "p2"]
+    assert [one.accuracy for one in collection.groups] == pytest.approx([2 / 3] * 2)
+    assert not any(one.truncated for one in collection.groups)
+    metrics = collection.metrics
+    assert metrics["filter/truncated_responses"] == 2, "the third was not judged"
+    assert (metrics["filter/too_easy"], metrics["filter/truncated"], metrics["verify/unknown"]) == (1, 0, 1)
+    assert (metrics["rollout/accuracy"], metrics["rollout/truncated_share"]) == (7 / 11, 3 / 12)
+
+    again = Scripts(3, by_table(table), endless={1}, truncated="drop_response", max_rounds=8)
+    rounds = again.collector.collect(6, policy_version=0).metrics
+    drawn = [name for name, _ in again.asked]
+    assert rounds["filter/rounds"] > 1
+    assert rounds["filter/truncated_responses"] == drawn.count("p0") + drawn.count("p1")
+
+    kept = Scripts(3, by_table(table), endless={1}, max_rounds=1).collector.collect(3, policy_version=0)
+    assert len(kept.groups) == 3
+    assert kept.metrics["filter/truncated_responses"] == 0
+
+
+def test_a_single_response_will_do_where_nothing_is_compared():
+    one: dict[str, Any] = {"per_prompt": 1, "accuracy_low": 0.0, "accuracy_high": 1.0, "max_rounds": 1}
+    table: dict[str, Sequence[float | None]] = {"p0": (1,), "p1": (0,), "p2": (None,)}
+    collection = Scripts(3, by_table(table), least_judged=1, **one).collector.collect(3, policy_version=0)
+    assert sorted(names(collection.groups)) == ["p0", "p1"]
+    assert collection.metrics["filter/unjudged"] == 1
+    assert Scripts(3, by_table(table), **one).collector.collect(3, policy_version=0).groups == ()
+
+
+def test_length_matching_keeps_pairs():
+    """All responses are as long as each other, so one wrong one of p0 leaves a pair; p1 has no right one."""
+    table: dict[str, Sequence[float | None]] = {"p0": (1, 1, 0, 1), "p1": (0.5, 0.5, 0.25, 0)}
+    made = Scripts(2, by_table(table), length_matched=True, max_rounds=1)
+    collection = made.collector.collect(2, policy_version=0)
+    assert [[verdict.score for verdict in one.verdicts] for one in collection.groups] == [[1, 0]]
+    assert collection.metrics["filter/unmatched"] == 1
+
+
+def greedy_by(table: Mapping[str, float | None], judge: Judge) -> Judge:
+    """Greedy responses, which have seed 0, get the score of the table, others what ``judge`` says."""
+
+    def judged(problem: Problem, response: str) -> Verdict | Unknown:
+        if response.split()[2] != "0":
+            return judge(problem, response)
+        score = table[problem.id]
+        return Unknown(reason="worker died") if score is None else Verdict(score=float(score), seconds=0.5)
+
+    return judged
+
+
+def test_groups_that_pass_get_a_greedy_baseline_in_one_call():
+    table: dict[str, Sequence[float | None]] = {"p0": HALF, "p1": (0,) * 4, "p2": HALF, "p3": HALF}
+    judge = greedy_by({"p0": 1, "p2": 0, "p3": None}, by_table(table))
+    made = Scripts(4, judge, greedy=True, max_rounds=1)
+    tokens: list[int] = []
+    collection = made.collector.collect(4, 0, tokens.append)
+    (drawn, k, params), (based, one, greedy) = made.engine.calls
+    assert (k, params) == (4, SamplingParams(temperature=0.7, top_p=0.9, max_tokens=9))
+    assert (one, greedy) == (1, SamplingParams(temperature=0.0, top_p=1.0, max_tokens=9))
+    assert based == [name for name in drawn if name != "p1"]
+    assert sorted(names(collection.groups)) == ["p0", "p2"]
+    for each in collection.groups:
+        assert each.greedy is not None
+        index = int(each.problem.id[1:])
+        assert each.greedy.rollout.response_ids == (index, 0, 0, EOS)
+        assert each.greedy.verdict == Verdict(score=float(index == 0))
+        assert len(each.rollouts) == 4
+    metrics = collection.metrics
+    assert (metrics["filter/unjudged"], metrics["filter/too_hard"], metrics["verify/unknown"]) == (1, 1, 1)
+    assert (metrics["filter/drawn"], metrics["filter/kept"]) == (4, 2)
+    assert (metrics["rollout/responses"], metrics["rollout/tokens"]) == (16, 64)
+    assert metrics["rollout/accuracy"] == 6 / 16
+    assert tokens == [64, 12]
+    assert metrics["perf/tokens_per_second"] * metrics["time/sample"] == pytest.approx(76)
+
+
+def test_nothing_greedy_is_sampled_where_nothing_passes_or_nobody_asks():
+    hopeless = Scripts(4, by_table({}), greedy=True, max_rounds=3)
+    hopeless.collector.collect(2, policy_version=0)
+    assert [k for _, k, _ in hopeless.engine.calls] == [4, 4, 4]
+    plain = Scripts(4, by_table(dict.fromkeys(("p0", "p1", "p2", "p3"), HALF)))
+    assert [one.greedy for one in plain.collector.collect(4, policy_version=0).groups] == [None] * 4
+    assert len(plain.engine.calls) == 1
+
+
+def test_unknown_greedy_verdicts_count_towards_the_limit():
+    names = [f"p{index}" for index in range(4)]
+    judge = greedy_by(dict.fromkeys(names), by_table(dict.fromkeys(names, HALF)))
+    options: dict[str, Any] = {"greedy": True, "max_rounds": 1}
+    made = Scripts(4, judge, max_unknown_share=0.2, **options)
+    assert made.collector.collect(4, policy_version=0).groups == ()
+    with pytest.raises(RuntimeError, match=r"4 of 20 responses.*worker died"):
+        Scripts(4, judge, max_unknown_share=0.19, **options).collector.collect(4, policy_version=0)
+
+
+def rates(floor: float = 0.05) -> SolveRates:
+    return SolveRates(floor=floor, per_prompt=4, low=0.2, high=0.8)
+
+
+def test_the_memory_sees_every_judged_score():
+    """Also those of groups that are dropped and of responses that were cut, but no greedy one."""
+    table: dict[str, Sequence[float | None]] = {"p0": (0,) * 4, "p1": (1,) * 4, "p2": HALF, "p3": (1, None, None, None)}
+    judge = greedy_by({"p2": 1}, by_table(table))
+    memory = rates()
+    made = Scripts(4, judge, memory=memory, greedy=True, max_rounds=1, truncated="drop_response", endless={0})
+    metrics = made.collector.collect(4, policy_version=0).metrics
+    expected = rates()
+    for name, scores in table.items():
+        expected.see(name, [float(score) for score in scores if score is not None])
+    assert memory.state() == expected.state()
+    assert (metrics["filter/never_solved"], metrics["filter/always_solved"]) == (1 / 4, 2 / 4)
+    assert metrics["filter/passed_over"] == 0
+
+
+def test_the_memory_spares_what_teaches_nothing():
+    """Of 20 problems 4 are of use: with a memory a batch takes fewer draws, and what is passed over is counted."""
+    table = {f"p{index}": (0.0,) * 4 for index in range(20)} | {f"p{index}": HALF for index in range(4)}
+    plain, sparing = (Scripts(20, by_table(table), max_rounds=50, memory=memory) for memory in (None, rates(0.01)))
+    drawn = []
+    for made in (plain, sparing):
+        counts = [made.collector.collect(3, policy_version=version).metrics for version in range(30)]
+        assert all(each["filter/kept"] >= 3 for each in counts)
+        drawn.append([each["filter/drawn"] for each in counts])
+    assert sum(drawn[1][10:]) < 0.75 * sum(drawn[0][10:])
+    assert "filter/passed_over" not in plain.collector.collect(3, policy_version=99).metrics
+    assert sum(each["filter/passed_over"] for each in counts) == sparing.collector.stream.passed_over > 100
+    assert counts[-1]["filter/never_solved"] == 16 / 20
+
+
+WHOLE: dict[str, Any] = {"greedy": True, "truncated": "drop_response", "endless": {3}, **CHOOSY}
+
+
+def whole_scripts() -> Scripts:
+    """Everything that has a state: surplus with greedy baselines, and a memory."""
+    baselines = {f"p{index}": float(index % 2) for index in range(8)} | {"p8": None}
+    return Scripts(9, greedy_by(baselines, by_chance), memory=rates(0.3), **WHOLE)
+
+
+@pytest.mark.parametrize("stop", range(len(VERSIONS)))
+def test_it_goes_on_with_baselines_and_memory(stop: int):
+    whole, stopped, resumed = whole_scripts(), whole_scripts(), whole_scripts()
+    expected = run(whole.collector, VERSIONS)
+    run(stopped.collector, VERSIONS[:stop])
+    resumed.collector.restore(json.loads(json.dumps(stopped.collector.state())))
+    assert resumed.collector.state() == stopped.collector.state()
+    assert run(resumed.collector, VERSIONS[stop:]) == expected[stop:]
+    assert resumed.collector.state() == whole.collector.state()
+
+
+def test_the_runs_above_carry_baselines_and_pass_problems_over():
+    made, carried = whole_scripts(), 0
+    for version in VERSIONS:
+        made.collector.collect(3, policy_version=version)
+        assert all(one.greedy is not None for one in made.collector.surplus)
+        carried += len(made.collector.surplus)
+    assert carried > 0
+    assert made.collector.stream.passed_over > 0
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3])
+def test_an_interruption_takes_the_memory_back_too(calls: int):
+    calm, shaken = whole_scripts(), whole_scripts()
+    run(calm.collector, VERSIONS[:4])
+    run(shaken.collector, VERSIONS[:4])
+    before = json.dumps(shaken.collector.state())
+    counts: list[int] = []
+
+    def stop(count: int) -> None:
+        counts.append(count)
+        if len(counts) > calls:
+            raise Stop
+
+    with pytest.raises(Stop), shaken.collector.undone_by(Stop):
+        for version in (99, 100):
+            shaken.collector.collect(3, policy_version=version, progress=stop)
+    assert json.dumps(shaken.collector.state()) == before
+    assert run(shaken.collector, VERSIONS[4:]) == run(calm.collector, VERSIONS[4:])

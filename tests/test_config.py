@@ -64,7 +64,7 @@ OUT_OF_RANGE = [
     ("data.max_bad_share", 1.0),
     ("data.max_prompt_tokens", 0),
     ("rollout.prompts", 0),
-    ("rollout.per_prompt", 1),
+    ("rollout.per_prompt", 0),
     ("rollout.temperature", 0.0),
     ("rollout.top_p", 0.0),
     ("rollout.top_p", 1.1),
@@ -78,9 +78,15 @@ OUT_OF_RANGE = [
     ("filter.accuracy_low", -0.1),
     ("filter.accuracy_low", 0.9),
     ("filter.accuracy_high", 1.1),
+    ("filter.memory_floor", 0.0),
+    ("filter.memory_floor", 1.1),
     ("filter.max_rounds", 0),
     ("filter.max_empty_steps", 0),
     ("prm.beta", 0.0),
+    ("prm.label_smoothing", -0.1),
+    ("prm.label_smoothing", 1.1),
+    ("prm.ema", -0.1),
+    ("prm.ema", 1.0),
     ("prm.lr", 0.0),
     ("prm.lr_warmup", -1),
     ("prm.warmup_steps", -1),
@@ -92,7 +98,13 @@ OUT_OF_RANGE = [
     ("advantage.gamma_process", 1.1),
     ("advantage.gamma_outcome", -0.1),
     ("advantage.normalizer_floor", 0.0),
+    ("advantage.gate_accuracy", 0.5),
+    ("advantage.gate_accuracy", 1.1),
     ("policy.lr", 0.0),
+    ("policy.dual_clip", 1.0),
+    ("policy.importance_cap", -1.0),
+    ("policy.kl_coef", -1.0),
+    ("policy.entropy_coef", -1.0),
     ("policy.lr_warmup", -1),
     ("policy.minibatch", 0),
     ("policy.weight_decay", -0.1),
@@ -105,6 +117,19 @@ OUT_OF_RANGE = [
     ("checkpoint.every", 0),
     ("checkpoint.keep", -1),
     ("checkpoint.rollouts_every", -1),
+]
+OUT_OF_RANGE_WITH_A_CRITIC = [
+    ("advantage.gae_lambda", -0.1),
+    ("advantage.gae_lambda", 1.1),
+    ("critic.lr", 0.0),
+    ("critic.clip", 0.0),
+    ("critic.warmup_steps", -1),
+    ("critic.warmup_steps", 10),
+]
+OUT_OF_RANGE_WITH_INSTRUMENTS = [
+    ("instruments.every", -1),
+    ("instruments.prefixes", 2),
+    ("instruments.completions", 0),
 ]
 OUT_OF_RANGE_WITH_SOURCES = [
     ("evaluation.samples", 0),
@@ -132,6 +157,16 @@ def test_a_value_out_of_range_is_refused_by_name(key: str, value: Any):
     assert key in refused(TrainConfig, {key: value})
 
 
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_A_CRITIC)
+def test_a_critic_out_of_range(key: str, value: Any):
+    assert key in refused(TrainConfig, {"advantage.estimator": "gae", key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_INSTRUMENTS)
+def test_instruments_out_of_range(key: str, value: Any):
+    assert key in refused(TrainConfig, {"instruments.every": 1, key: value})
+
+
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_SOURCES)
 def test_evaluation_out_of_range(key: str, value: Any):
     assert key in refused(TrainConfig, {"evaluation.sources": ["b.jsonl"], key: value})
@@ -157,6 +192,28 @@ def test_architecture_out_of_range(name: str, value: int):
         ({"prm.enabled": False, "filter.accuracy_high": 1.0}, "filter"),
         ({"prm.update": "none"}, "prm.update"),
         ({"prm.update": "none", "prm.path": "m"}, "prm.update"),
+        ({"prm.update": "none", "prm.path": "other", "prm.reference": "own"}, "prm.update"),
+        ({"prm.reference": "own"}, "prm.reference"),
+        ({"prm.granularity": "step", "prm.step_boundary": "regex"}, "prm.step_pattern"),
+        ({"prm.granularity": "step", "prm.step_pattern": "x"}, "prm.step_pattern"),
+        ({"prm.granularity": "step", "prm.step_boundary": "regex", "prm.step_pattern": "("}, "prm.step_pattern"),
+        ({"prm.granularity": "whole", "advantage.credit": "min"}, "advantage.credit"),
+        ({"advantage.baseline": "position", "advantage.negative_only": True}, "advantage.negative_only"),
+        ({"advantage.baseline": "expected", "advantage.control": "shuffled"}, "advantage.control"),
+        ({"advantage.baseline": "expected", "rollout.top_p": 0.9}, "advantage.baseline"),
+        ({"advantage.estimator": "implicit_value", "prm.enabled": False}, "advantage.estimator"),
+        ({"advantage.estimator": "gae", "advantage.outcome_coef": 0.0}, "advantage.outcome_coef"),
+        ({"rollout.per_prompt": 1}, "rollout.per_prompt"),
+        ({"rollout.per_prompt": 1, "advantage.estimator": "grpo"}, "rollout.per_prompt"),
+        (
+            {"rollout.per_prompt": 1, "advantage.estimator": "reinforce", "advantage.baseline": "sequence"},
+            "rollout.per_prompt",
+        ),
+        (
+            {"rollout.per_prompt": 1, "advantage.estimator": "reinforce", "filter.drop_unanimous": True},
+            "filter.drop_unanimous",
+        ),
+        ({"prm.enabled": False, "instruments.every": 5}, "instruments.every"),
         ({"evaluation.sources": ["b.jsonl"], "evaluation.temperature": 0.0}, "evaluation.samples"),
     ],
 )
@@ -164,6 +221,14 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, Any],
     assert named in refused(TrainConfig, options)
 
 
+PROCESS_REWARD: list[tuple[str, Any]] = [
+    ("gamma_process", 0.9),
+    ("credit", "min"),
+    ("baseline", "none"),
+    ("normalizer", "rms"),
+    ("normalizer_floor", 0.1),
+    ("negative_only", True),
+]
 FROZEN = {"prm.update": "none", "prm.path": "trained"}
 INERT = [
     ({"data.template": "plain"}, "data.system", "be brief"),
@@ -176,6 +241,28 @@ INERT = [
     (FROZEN, "prm.minibatch", 8),
     (FROZEN, "prm.weight_decay", 0.1),
     (FROZEN, "prm.max_grad_norm", 1.0),
+    (FROZEN, "prm.loss", "dpo"),
+    (FROZEN, "prm.label_smoothing", 0.1),
+    (FROZEN, "prm.ema", 0.9),
+    ({}, "prm.step_boundary", "sentence"),
+    ({}, "prm.step_pattern", "x"),
+    ({"prm.reference": "policy"}, "prm.reference_path", "other"),
+    ({}, "advantage.gae_lambda", 0.9),
+    *(({"advantage.estimator": "implicit_value"}, f"advantage.{name}", value) for name, value in PROCESS_REWARD),
+    ({"advantage.estimator": "implicit_value"}, "prm.granularity", "whole"),
+    ({"advantage.estimator": "grpo"}, "advantage.baseline", "none"),
+    ({"advantage.estimator": "grpo"}, "advantage.normalizer", "rms"),
+    ({"advantage.estimator": "reinforce_pp"}, "advantage.whitening", "none"),
+    ({"advantage.normalizer": "none"}, "advantage.normalizer_floor", 0.1),
+    ({}, "critic.lr", 1e-3),
+    ({}, "critic.warmup_steps", 1),
+    ({}, "critic.clip", 0.1),
+    ({"policy.loss": "gspo"}, "policy.dual_clip", 3.0),
+    ({"policy.loss": "pg"}, "policy.clip_low", 0.1),
+    ({"policy.loss": "pg"}, "policy.clip_high", 0.1),
+    ({}, "policy.kl", "k1"),
+    ({}, "instruments.prefixes", 5),
+    ({}, "instruments.completions", 5),
     ({"advantage.semantics": "verl"}, "advantage.gamma_process", 0.9),
     ({"advantage.semantics": "verl"}, "advantage.gamma_outcome", 0.9),
     ({"advantage.semantics": "paper"}, "advantage.gamma_outcome", 0.9),
@@ -211,6 +298,10 @@ def test_what_makes_an_option_inert_has_to_be_there():
     assert train(data__train=["gym:x"], evaluation__sources=["b.jsonl"], data__kind="exact").data.kind == "exact"
     assert train(verify__extract="regex", verify__pattern="x+").verify.pattern == "x+"
     assert train(prm__update="none", prm__reference="policy").prm.update == "none"
+    assert train(advantage__semantics="paper", advantage__normalizer="rms", advantage__normalizer_floor=0.1)
+    assert train(advantage__semantics="paper", advantage__estimator="grpo", advantage__normalizer_floor=0.1)
+    assert train(rollout__per_prompt=1, advantage__estimator="gae", filter__accuracy_low=0.0).least_judged == 1
+    assert train(prm__enabled=False, advantage__estimator="gae", filter__accuracy_high=1.0)
     assert train(advantage__semantics="paper", advantage__gamma_process=0.9).advantage.gamma_process == 0.9
     assert train(evaluation__sources=["b.jsonl"], evaluation__temperature=0.0, evaluation__samples=1).evaluation.samples
 
@@ -250,6 +341,7 @@ def test_there_are_few_enough_options_to_know_them():
 
 def test_every_number_of_a_recipe_has_a_tested_range():
     tested = {key for key, _ in OUT_OF_RANGE + OUT_OF_RANGE_WITH_SOURCES + OUT_OF_RANGE_IN_SFT}
+    tested |= {key for key, _ in OUT_OF_RANGE_WITH_A_CRITIC + OUT_OF_RANGE_WITH_INSTRUMENTS}
     tested |= {f"architecture.{name}" for name, _ in OUT_OF_RANGE_IN_ARCHITECTURE}
     numbers = {key for tree in (TrainConfig, SftConfig) for key, hint in leaves(tree) if hint in (int, float)}
     assert numbers <= tested

@@ -54,7 +54,7 @@ def test_a_rollout_is_written_token_by_token(tmp_path: Path):
     config = tiny_config(tmp_path, prm__update="before", rollout__prompts=2)
     with opened(config) as (_, parts):
         groups, made = stepped(config, parts)
-        rows = rollout_rows(groups, made, config, parts)
+        rows = rollout_rows(groups, made, parts)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     assert made.log_ratios is not None
     assert len(rows) == len(rollouts) == 8
@@ -76,14 +76,14 @@ def test_a_rollout_is_written_token_by_token(tmp_path: Path):
 def test_process_rewards_are_those_of_the_semantics(tmp_path: Path):
     config = tiny_config(tmp_path, prm__update="before", advantage__semantics="paper", prm__beta=0.5)
     with opened(config) as (_, parts):
-        rows = rollout_rows(*stepped(config, parts), config, parts)
+        rows = rollout_rows(*stepped(config, parts), parts)
     assert all(row["process_rewards"] == pytest.approx([0.5 * q for q in row["log_ratios"]]) for row in rows)
 
 
 def test_without_a_prm_there_is_nothing_to_say_of_it(tmp_path: Path):
     config = tiny_config(tmp_path, **OUTCOME_ONLY)
     with opened(config) as (_, parts):
-        rows = rollout_rows(*stepped(config, parts), config, parts)
+        rows = rollout_rows(*stepped(config, parts), parts)
     assert not any({"log_ratios", "process_rewards"} & row.keys() for row in rows)
 
 
@@ -145,7 +145,8 @@ def test_steps_that_were_not_taken_are_counted_for_both_models(tmp_path: Path):
         _, made = stepped(config, parts)
     assert made.skipped == 0
     skipped = {"policy/skipped_steps": 1.0, "prm/skipped_steps": 2.0}
-    assert Step(batch=made.batch, log_ratios=None, advantages=made.advantages, metrics=skipped).skipped == 3
+    broken = Step(batch=made.batch, log_ratios=None, returns=None, advantages=made.advantages, metrics=skipped)
+    assert broken.skipped == 3
 
 
 def test_the_batch_of_a_skipped_step_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -153,7 +154,7 @@ def test_the_batch_of_a_skipped_step_is_kept(tmp_path: Path, capsys: pytest.Capt
     with opened(config) as (journal, parts):
         groups, made = stepped(config, parts)
         metrics = METRICS | {"policy/skipped_steps": 1.0}
-        broken = Step(batch=made.batch, log_ratios=None, advantages=made.advantages, metrics=metrics)
+        broken = Step(batch=made.batch, log_ratios=None, returns=None, advantages=made.advantages, metrics=metrics)
         journal.record(2, parts, metrics, groups, broken)
     path = tmp_path / "runs" / "run" / "nonfinite" / "step-000002.pt"
     dumped = torch.load(path, weights_only=True)

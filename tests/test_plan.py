@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from credo import plan as planning
-from credo.collect import why_dropped
 from credo.config import TrainConfig
+from credo.filtering import why_dropped
 from credo.plan import batch_arithmetic, doubts, kept_counts, memory, model_size, plan, size_text
 from credo.recipe import build
 from credo.types import Group, Problem, Rollout, Verdict

@@ -71,8 +71,8 @@ def test_flags_win_over_files(recipe: Path):
         (["--rollout.per-prompt=8"], "rollout.per_prompt", 8),
         (["--prm.enabled", "false"], "prm.enabled", False),
         (["--prm.enabled=False"], "prm.enabled", False),
-        (["--filter.drop_truncated", "true"], "filter.drop_truncated", True),
-        (["--filter.drop_truncated", "True"], "filter.drop_truncated", True),
+        (["--filter.drop_unanimous", "true"], "filter.drop_unanimous", True),
+        (["--filter.drop_unanimous", "True"], "filter.drop_unanimous", True),
         (["--run.name", "true"], "run.name", "true"),
         (["--run.name", "7"], "run.name", "7"),
         (["--data.suffix=a = b"], "data.suffix", "a = b"),
@@ -220,7 +220,8 @@ def test_toml_reads_back_without_the_optional_section(tmp_path: Path):
 
 def test_flat_has_every_option_that_is_set(recipe: Path):
     config = with_flags(recipe)
-    assert set(flat(config)) == {key for key, _ in leaves(TrainConfig)} - {"advantage.normalizer_floor"}
+    unset = {f"advantage.{name}" for name in ("baseline", "normalizer", "normalizer_floor", "whitening")}
+    assert set(flat(config)) == {key for key, _ in leaves(TrainConfig)} - unset
     assert flat(config)["data.train"] == ("a.jsonl",)
 
 

@@ -52,11 +52,23 @@ def logprobs_at(
 
     A mask must not hold index 0: nothing predicts the first token.
     """
-    wanted = mask[:, positions + 1]
-    gathered = gather_logprobs(logits[wanted], tokens[:, positions + 1][wanted], temperature, chunk=chunk)
-    rows, columns = wanted.nonzero(as_tuple=True)
-    result = torch.zeros(tokens.shape, dtype=gathered.dtype, device=gathered.device)
-    return result.index_put((rows, positions.to(rows.device)[columns] + 1), gathered)
+    wanted = logits[mask[:, positions + 1]]
+    return _placed(gather_logprobs(wanted, _targets(tokens, mask), temperature, chunk=chunk), mask)
+
+
+def logprobs_and_entropies_at(
+    positions: Int[Tensor, " P"],
+    logits: Float[Tensor, "B P V"],
+    tokens: Int[Tensor, "B S"],
+    mask: Bool[Tensor, "B S"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+    """``logprobs_at``, and at the index of each masked token the entropy of what it was drawn from; 0 off the mask."""
+    wanted = logits[mask[:, positions + 1]]
+    logprobs = gather_logprobs(wanted, _targets(tokens, mask), temperature, chunk=chunk)
+    return _placed(logprobs, mask), _placed(entropy(wanted, temperature, chunk=chunk), mask)
 
 
 def gather_logprobs(
@@ -70,13 +82,13 @@ def gather_logprobs(
     return _GatherLogprobs.apply(logits, targets, temperature, chunk)
 
 
-@torch.no_grad()
 def entropy(logits: Float[Tensor, "N V"], temperature: float = 1.0, *, chunk: int = CHUNK) -> Float[Tensor, " N"]:
-    """The entropy, in nats, of ``softmax(logits / temperature)`` for each row, in fp32. For the log: no gradient."""
+    """The entropy, in nats, of ``softmax(logits / temperature)`` for each row, in fp32.
+
+    A row whose entropy receives no gradient sends none back, even where its logits are NaN.
+    """
     _check_temperature(temperature)
-    return torch.cat(
-        [torch.special.entr(_tempered(block, temperature).softmax(dim=-1)).sum(dim=-1) for block in logits.split(chunk)]
-    )
+    return _Entropy.apply(logits, temperature, chunk)
 
 
 class _GatherLogprobs(torch.autograd.Function):
@@ -108,6 +120,45 @@ class _GatherLogprobs(torch.autograd.Function):
             gradient.scatter_add_(1, target[:, None], grad[:, None])
             grad_block.copy_(gradient.masked_fill_(grad[:, None] == 0, 0.0))
         return grad_logits, None, None, None
+
+
+class _Entropy(torch.autograd.Function):
+    """As :class:`_GatherLogprobs`: logits are kept, the softmax is not."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, temperature: float, chunk: int) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        return torch.cat([_surprises(block, temperature)[1].sum(dim=-1) for block in logits.split(chunk)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (logits,) = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        pieces = (tensor.split(ctx.chunk) for tensor in (logits, grad_outputs[0] / ctx.temperature, grad_logits))
+        for block, grad, grad_block in zip(*pieces, strict=True):
+            # d H / d logits = -p * (log p + H)
+            p, gradient = _surprises(block, ctx.temperature)
+            gradient.addcmul_(p, gradient.sum(dim=-1, keepdim=True), value=-1.0).mul_(grad[:, None])
+            grad_block.copy_(gradient.masked_fill_(grad[:, None] == 0, 0.0))
+        return grad_logits, None, None
+
+
+def _surprises(block: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The probabilities p of each row and ``-p * log p``, which is 0 for a forbidden word."""
+    p = torch.softmax(_tempered(block, temperature), dim=-1)
+    return p, torch.special.entr(p)
+
+
+def _targets(tokens: Tensor, mask: Tensor) -> Tensor:
+    return tokens[:, 1:][mask[:, 1:]]
+
+
+def _placed(values: Tensor, mask: Tensor) -> Tensor:
+    """``values`` of the masked tokens, row by row, at their places in (B, S); 0 elsewhere."""
+    later = mask[:, 1:]
+    return F.pad(torch.zeros_like(later, dtype=values.dtype).masked_scatter(later, values), (1, 0))
 
 
 def _tempered(block: Tensor, temperature: float) -> Tensor:

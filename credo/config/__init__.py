@@ -4,11 +4,12 @@ A value out of range and an option that some other option makes inert are errors
 configuration. How recipes are read is not known here; this package imports neither torch nor the rest of credo.
 """
 
-from credo.config.learning import AdvantageConfig, PolicyConfig, PrmConfig, Semantics
+from credo.config.learning import AdvantageConfig, CriticConfig, Estimator, PolicyConfig, PrmConfig, Semantics
 from credo.config.running import (
     ArchitectureConfig,
     CheckpointConfig,
     EvaluationConfig,
+    InstrumentsConfig,
     ModelConfig,
     RunConfig,
     Tracker,
@@ -22,11 +23,14 @@ __all__ = [
     "AdvantageConfig",
     "ArchitectureConfig",
     "CheckpointConfig",
+    "CriticConfig",
     "DataConfig",
     "DemonstrationConfig",
+    "Estimator",
     "EvaluationConfig",
     "Extract",
     "FilterConfig",
+    "InstrumentsConfig",
     "ModelConfig",
     "PolicyConfig",
     "PrmConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -33,3 +34,11 @@ def unread(config: Any, section: str, *names: str, cause: str) -> None:
         if entry.name in names:
             inert = getattr(config, entry.name) == entry.default
             require(inert, f"{section}.{entry.name}: has no effect {cause}; leave it at {entry.default!r}.")
+
+
+def compiles(key: str, pattern: str) -> None:
+    """Refuses a regular expression that is none."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{key}: '{pattern}' is not a regular expression: {error}.") from None

@@ -115,6 +115,25 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InstrumentsConfig:
+    """Measurements of the PRM that cost sampling or a forward pass of their own."""
+
+    every: int = 0
+    """Take them after every so many steps; 0 never."""
+    prefixes: int = 32
+    """Stretches of responses of which the prefix check asks whether they changed the chance of success."""
+    completions: int = 8
+    """Completions sampled before and after each stretch."""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "instruments", "every")
+        at_least(3, self, "instruments", "prefixes")
+        at_least(1, self, "instruments", "completions")
+        if self.every == 0:
+            unread(self, "instruments", "prefixes", "completions", cause="with instruments.every = 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """What is kept on disk."""
 

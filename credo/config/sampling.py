@@ -58,13 +58,9 @@ class RolloutConfig:
     """Sequences decoded at once: bounds the key-value cache."""
 
     def __post_init__(self) -> None:
-        require(
-            self.per_prompt >= 2,
-            "rollout.per_prompt: a leave-one-out baseline compares responses to one prompt; set 2 or more.",
-        )
         above_zero(self, "rollout", "temperature", "top_p")
         share(self, "rollout", "top_p")
-        at_least(1, self, "rollout", "prompts", "max_tokens", "concurrent")
+        at_least(1, self, "rollout", "prompts", "per_prompt", "max_tokens", "concurrent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +99,14 @@ class FilterConfig:
     """Keep groups with at least this mean score."""
     accuracy_high: float = 0.8
     """Keep groups with at most this mean score."""
-    drop_truncated: bool = False
-    """Drop groups in which a response ran into `rollout.max_tokens`."""
+    drop_unanimous: bool = False
+    """Drop groups whose responses all have the same score, which the accuracy band lets by where scores are partial."""
+    truncated: Literal["keep", "drop_response", "drop_group"] = "keep"
+    """Responses that ran into `rollout.max_tokens`: judged like others, left out, or reason to drop their group."""
+    length_matched: bool = False
+    """Control: keep only pairs of a correct and a wrong response of nearly equal length, so that length is no clue."""
+    memory_floor: float = 1.0
+    """Least chance with which a prompt is drawn again when its solve rate so far speaks against it; 1 has no memory."""
     max_rounds: int = 8
     """Rounds of sampling in one step before it goes on with what it has."""
     max_empty_steps: int = 3
@@ -116,4 +118,6 @@ class FilterConfig:
             "filter.accuracy_low, filter.accuracy_high: expected 0 <= low <= high <= 1, got "
             f"{self.accuracy_low} and {self.accuracy_high}.",
         )
+        above_zero(self, "filter", "memory_floor")
+        share(self, "filter", "memory_floor")
         at_least(1, self, "filter", "max_rounds", "max_empty_steps")

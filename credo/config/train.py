@@ -6,8 +6,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from credo.config.checks import require, unread
-from credo.config.learning import AdvantageConfig, PolicyConfig, PrmConfig
-from credo.config.running import CheckpointConfig, EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from credo.config.learning import (
+    GROUP_ESTIMATORS,
+    VALUE_ESTIMATORS,
+    AdvantageConfig,
+    CriticConfig,
+    PolicyConfig,
+    PrmConfig,
+)
+from credo.config.running import (
+    CheckpointConfig,
+    EvaluationConfig,
+    InstrumentsConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from credo.config.sampling import DataConfig, FilterConfig, RolloutConfig, VerifyConfig
 
 
@@ -23,44 +37,105 @@ class TrainConfig:
     filter: FilterConfig = field(default_factory=FilterConfig)
     prm: PrmConfig = field(default_factory=PrmConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    instruments: InstrumentsConfig = field(default_factory=InstrumentsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        if self.prm.enabled:
+            self._check_prm()
+        else:
+            self._check_outcome_only()
+        if self.advantage.estimator != "gae":
+            cause = f"with advantage.estimator = '{self.advantage.estimator}'"
+            unread(self.critic, "critic", "lr", "warmup_steps", "clip", cause=cause)
         require(
-            self.prm.enabled or self.advantage.outcome_coef > 0,
-            "advantage.outcome_coef: with prm.enabled = false the outcome is the only reward; set it above 0.",
+            self.rollout.per_prompt > 1 or not (self.filter.drop_unanimous or self.filter.length_matched),
+            "filter.drop_unanimous, filter.length_matched: compare the responses to one prompt, but rollout.per_prompt "
+            "is 1, so every group would be dropped.",
         )
         require(
-            not self.prm.enabled or self.prm.warmup_steps < self.run.steps,
-            f"prm.warmup_steps: {self.prm.warmup_steps} leaves none of the {self.run.steps} steps for the policy.",
+            self.advantage.estimator != "gae" or self.advantage.outcome_coef > 0,
+            "advantage.outcome_coef: the critic of estimator 'gae' predicts the outcome; set it above 0.",
         )
         require(
-            not (self.prm.enabled and self.advantage.process_coef == 0),
-            "advantage.process_coef: 0 trains a PRM that nobody reads; set prm.enabled = false for outcome-only RLOO.",
+            self.rollout.per_prompt >= self.least_judged,
+            "rollout.per_prompt: this baseline compares the responses to one prompt; set 2 or more.",
         )
-        unanimous = self.filter.accuracy_low > 0 and self.filter.accuracy_high < 1
         require(
-            unanimous or self.prm.enabled,
-            "filter: without the PRM a unanimous group has no advantage; keep accuracy_low > 0 and accuracy_high < 1.",
-        )
-        same = self.prm.path in ("", self.model.path) and self.prm.reference == "initial"
-        require(
-            not (self.prm.enabled and self.prm.update == "none" and same),
-            "prm.update: 'none' keeps this PRM equal to its reference and every process reward 0; set prm.path to a "
-            "trained PRM, or let it learn.",
+            self.critic.warmup_steps < self.run.steps,
+            f"critic.warmup_steps: {self.critic.warmup_steps} leaves the policy none of the {self.run.steps} steps.",
         )
         if all(source.startswith("gym:") for source in self.data.train + self.evaluation.sources):
             unread(self.data, "data", "kind", cause="on `gym:` problems, which judge themselves")
+
+    def _check_outcome_only(self) -> None:
+        require(
+            self.advantage.outcome_coef > 0,
+            "advantage.outcome_coef: with prm.enabled = false the outcome is the only reward; set it above 0.",
+        )
+        require(
+            self.advantage.estimator not in VALUE_ESTIMATORS,
+            f"advantage.estimator: '{self.advantage.estimator}' is the PRM's value; set prm.enabled = true.",
+        )
+        require(
+            self.advantage.estimator not in GROUP_ESTIMATORS
+            or self.filter.drop_unanimous
+            or (self.filter.accuracy_low > 0 and self.filter.accuracy_high < 1),
+            "filter: without the PRM a unanimous group has no advantage; keep accuracy_low > 0 and accuracy_high < 1, "
+            "or set drop_unanimous = true.",
+        )
+        unread(self.instruments, "instruments", "every", cause="without the PRM, which it measures")
+
+    def _check_prm(self) -> None:
+        prm, advantage = self.prm, self.advantage
+        require(
+            prm.warmup_steps < self.run.steps,
+            f"prm.warmup_steps: {prm.warmup_steps} leaves none of the {self.run.steps} steps for the policy.",
+        )
+        require(
+            advantage.process_coef > 0,
+            "advantage.process_coef: 0 trains a PRM that nobody reads; set prm.enabled = false for outcome-only RLOO.",
+        )
+        same = prm.path in ("", self.model.path) and prm.reference == "initial" and not prm.reference_path
+        require(
+            not (prm.update == "none" and (same or prm.reference == "own")),
+            "prm.update: 'none' keeps this PRM equal to its reference and every process reward 0; set prm.path to a "
+            "trained PRM and prm.reference to another model, or let it learn.",
+        )
+        require(
+            not (advantage.credit == "min" and prm.granularity == "whole"),
+            "advantage.credit: 'min' needs several rewards in a response, prm.granularity = 'whole' gives one.",
+        )
+        if advantage.estimator in VALUE_ESTIMATORS:
+            unread(prm, "prm", "granularity", cause=f"with advantage.estimator = '{advantage.estimator}'")
+        require(
+            not (advantage.baseline == "expected" and self.rollout.top_p < 1),
+            "advantage.baseline: 'expected' averages over the policy's whole distribution; set rollout.top_p = 1.",
+        )
 
     @property
     def responses_per_step(self) -> int:
         """Rollouts of a full training step."""
         return self.rollout.prompts * self.rollout.per_prompt
 
+    @property
+    def least_judged(self) -> int:
+        """Judged responses without which a group has no baseline."""
+        advantage = self.advantage
+        shared = advantage.baseline in ("token_mean", "sequence", "position") and self.prm.enabled
+        return 2 if shared or advantage.estimator in GROUP_ESTIMATORS else 1
+
+    @property
+    def policy_starts(self) -> int:
+        """Training steps that the policy waits for PRM and critic."""
+        return max(self.prm.warmup_steps if self.prm.enabled else 0, self.critic.warmup_steps)
+
     def credit_options(self) -> dict[str, Any]:
-        """The keyword arguments of ``credo.prime_advantages`` that this configuration sets."""
+        """The options of ``credo.prime_advantages`` that this configuration sets."""
         options = asdict(self.advantage) | {"beta": self.prm.beta, "granularity": self.prm.granularity}
-        return {name: value for name, value in options.items() if value is not None}
+        elsewhere = ("gate_accuracy", "control")
+        return {name: value for name, value in options.items() if value is not None and name not in elsewhere}

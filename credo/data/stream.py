@@ -1,20 +1,37 @@
-"""The endless, resumable order in which one rank meets the problems. It samples and judges nothing."""
+"""The endless, resumable order in which one rank meets the problems, with a memory of solve rates if it is given one.
+
+It samples and judges nothing.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+from credo.data.memory import SolveRates
 from credo.data.problems import fingerprint
+from credo.seeds import mixed_seed, uniform
 from credo.types import Problem
 
 
 class ProblemStream:
-    """Every epoch is a new shuffle, made from the seed and the epoch's number, dealt out to the ranks in turn."""
+    """Every epoch is a new shuffle, made from the seed and the epoch's number, dealt out to the ranks in turn.
 
-    def __init__(self, problems: Sequence[Problem], *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    With a memory, a problem that comes up is taken with the chance that the memory gives it, else passed over until its
+    turn in the next epoch. What was put back is always taken.
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        memory: SolveRates | None = None,
+    ) -> None:
         """Raises ValueError for fewer problems than ranks, and for two problems of one id."""
         assert 0 <= rank < world_size
         if len(problems) < world_size:
@@ -33,6 +50,9 @@ class ProblemStream:
             "rank": rank,
             "world_size": world_size,
         }
+        self.memory = memory
+        self.passed_over = 0
+        """How many turns the memory has made problems miss since this object was made."""
         self._epoch, self._next = 0, 0
         self._order = self._deal(epoch=0)
         self._front: deque[int] = deque()
@@ -56,7 +76,7 @@ class ProblemStream:
         seen: set[int] = set()
         repeated: list[int] = []
         while len(taken) < count:
-            index = self._front.popleft() if self._front else self._advance()
+            index = self._front.popleft() if self._front else self._next_worthwhile(seen, repeated)
             if index in seen and len(seen) < len(self._problems):
                 repeated.append(index)
             else:
@@ -73,10 +93,14 @@ class ProblemStream:
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON values."""
         place = {"epoch": self._epoch, "next": self._next, "front": list(self._front), "drawn": self._drawn}
-        return {**self._identity, **place}
+        remembered = {} if self.memory is None else {"memory": self.memory.state()}
+        return {**self._identity, **place, **remembered}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where ``state`` was taken. Raises ValueError if the problems, the seed or the ranks differ."""
+        """Goes on from where ``state`` was taken; a memory that was not kept then begins empty.
+
+        Raises ValueError if the problems, the seed or the ranks differ.
+        """
         changed = [name for name, value in self._identity.items() if state[name] != value]
         if changed:
             raise ValueError(
@@ -87,11 +111,33 @@ class ProblemStream:
         self._order = self._deal(epoch=self._epoch)
         self._front = deque(state["front"])
         self._drawn = state["drawn"]
+        if self.memory is not None:
+            self.memory.restore(state.get("memory", {}))
 
     def _position(self, id: str) -> int:
         if id not in self._positions:
             raise ValueError(f"No problem here has the id '{id}'; load the sources that it came from.")
         return self._positions[id]
+
+    def _next_worthwhile(self, taken: Set[int], waiting: Sequence[int]) -> int:
+        """The next problem that the memory lets by; after a whole epoch without one, the next that is not in ``taken``.
+
+        Those ``waiting`` to be put in front need no second turn. Without a memory, the next problem.
+        """
+        if self.memory is None:
+            return self._advance()
+        first_whole_epoch = self._epoch + (self._next > 0)
+        free = len(taken) == len(self._problems)
+        while True:
+            index = self._advance()
+            desperate = self._epoch > first_whole_epoch and (free or index not in taken)
+            if index not in waiting and (desperate or self._lets_by(index, self.memory)):
+                return index
+            self.passed_over += index not in waiting
+
+    def _lets_by(self, index: int, memory: SolveRates) -> bool:
+        draw = uniform(mixed_seed(self._identity["seed"], self._epoch), index)
+        return draw < memory.chance(self._problems[index].id)
 
     def _advance(self) -> int:
         if self._next == len(self._order):

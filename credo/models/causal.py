@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from credo.algo.logprobs import logprobs_at, predicting_positions
+from credo.algo.logprobs import logprobs_and_entropies_at, logprobs_at, predicting_positions
 from credo.config import ArchitectureConfig
 from credo.data.batching import micro_batches, rows_of
 from credo.types import Batch
@@ -114,6 +114,23 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
         ) from error
 
 
+def predicting_logits(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "B S"],
+    attention: Bool[Tensor, "B S"],
+    mask: Bool[Tensor, "B S"],
+    compute: Compute,
+) -> tuple[Int[Tensor, " P"], Float[Tensor, "B P V"]]:
+    """The one forward pass: the positions that predict a response token of any row, and their logits."""
+    device = next(model.parameters()).device
+    positions = predicting_positions(mask).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bf16"):
+        output = model(
+            input_ids=tokens.to(device), attention_mask=attention.to(device), logits_to_keep=positions, use_cache=False
+        )
+    return positions, output.logits
+
+
 def response_logprobs(
     model: PreTrainedModel,
     tokens: Int[Tensor, "B S"],
@@ -124,16 +141,24 @@ def response_logprobs(
     compute: Compute = "fp32",
 ) -> Float[Tensor, "B S"]:
     """Log-prob of every response token in fp32, 0 off the mask. Logits are made only where they are needed."""
-    positions = predicting_positions(mask)
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bf16"):
-        output = model(
-            input_ids=tokens.to(device),
-            attention_mask=attention.to(device),
-            logits_to_keep=positions.to(device),
-            use_cache=False,
-        )
-    return logprobs_at(positions, output.logits, tokens.to(device), mask.to(device), temperature=temperature)
+    positions, logits = predicting_logits(model, tokens, attention, mask, compute)
+    device = logits.device
+    return logprobs_at(positions, logits, tokens.to(device), mask.to(device), temperature=temperature)
+
+
+def response_logprobs_and_entropies(
+    model: PreTrainedModel,
+    tokens: Int[Tensor, "B S"],
+    attention: Bool[Tensor, "B S"],
+    mask: Bool[Tensor, "B S"],
+    *,
+    temperature: float = 1.0,
+    compute: Compute = "fp32",
+) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+    """:func:`response_logprobs`, and the entropy of what each response token was drawn from, of one forward pass."""
+    positions, logits = predicting_logits(model, tokens, attention, mask, compute)
+    device = logits.device
+    return logprobs_and_entropies_at(positions, logits, tokens.to(device), mask.to(device), temperature=temperature)
 
 
 @torch.no_grad()

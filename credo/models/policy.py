@@ -1,25 +1,63 @@
-"""The policy pi_theta: its log-probs, and its update by the clipped surrogate. It ignores where advantages are from."""
+"""The policy pi_theta: its log-probs, and its update by a surrogate loss. It ignores where advantages are from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from credo.algo.masked import masked_mean
-from credo.algo.policy_losses import approx_kl, clip_fraction, clipped_surrogate, loss_weights
+from credo.algo.masked import masked_mean, masked_sum
+from credo.algo.policy_losses import approx_kl, importance_weights, kl_penalty, loss_weights, policy_losses
 from credo.config import PolicyConfig
 from credo.data.batching import rows_of
-from credo.models.causal import Compute, batch_logprobs, named_weights, response_logprobs
+from credo.models.causal import (
+    Compute,
+    batch_logprobs,
+    named_weights,
+    response_logprobs,
+    response_logprobs_and_entropies,
+)
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.seeds import mixed_seed
 from credo.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """Rollouts with all that an update needs to know of them, token by token."""
+
+    batch: Batch
+    advantages: Float[Tensor, "B S"]
+    old_logprobs: Float[Tensor, "B S"]
+    reference_logprobs: Float[Tensor, "B S"] | None
+
+    def rows(self, indices: Tensor) -> Lesson:
+        """The rows ``indices`` in that order, as :func:`rows_of` has them."""
+        batch = rows_of(self.batch, indices)
+        width, reference = batch.tokens.shape[1], self.reference_logprobs
+        return Lesson(
+            batch=batch,
+            advantages=self.advantages[indices, :width],
+            old_logprobs=self.old_logprobs[indices, :width],
+            reference_logprobs=None if reference is None else reference[indices, :width],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What the forward passes of one optimiser step found at each token; 0 off the mask."""
+
+    logprobs: Float[Tensor, "B S"]
+    entropies: Float[Tensor, "B S"]
+    """All 0 where there is no entropy bonus."""
+    clipped: Bool[Tensor, "B S"]
 
 
 class Policy:
@@ -58,17 +96,29 @@ class Policy:
         )
 
     def update(
-        self, batch: Batch, advantages: Float[Tensor, "B S"], old_logprobs: Float[Tensor, "B S"]
+        self,
+        batch: Batch,
+        advantages: Float[Tensor, "B S"],
+        old_logprobs: Float[Tensor, "B S"],
+        reference_logprobs: Float[Tensor, "B S"] | None = None,
     ) -> dict[str, float]:
-        """Writes theta: one pass over the batch in shuffled mini-batches; returns metrics."""
+        """Writes theta: one pass over the batch in shuffled mini-batches; returns metrics.
+
+        Log-probs are at the sampling temperature. Those of the reference are needed if ``kl_coef`` is above 0.
+        """
+        assert self.config.kl_coef == 0 or reference_logprobs is not None, "the KL term needs the reference"
+        lesson = Lesson(
+            batch=batch, advantages=advantages, old_logprobs=old_logprobs, reference_logprobs=reference_logprobs
+        )
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.version))
         order = torch.randperm(len(batch), generator=generator)
         metrics: list[dict[str, float]] = []
         steps = []
         for rows in order.split(self.config.minibatch):
-            part = rows_of(batch, rows)
-            width = part.tokens.shape[1]
-            steps.append(self._step(part, advantages[rows, :width], old_logprobs[rows, :width], metrics))
+            part = lesson.rows(rows)
+            step, findings = self._step(part)
+            steps.append(step)
+            metrics.append(_measures(part, findings, self.config))
         means = {key: sum(part[key] for part in metrics) / len(steps) for key in metrics[0]}
         return step_metrics(steps, "policy") | means | {"policy/lr": self.optimizer.adamw.param_groups[0]["lr"]}
 
@@ -76,39 +126,80 @@ class Policy:
         """The parameters by name, for the rollout engine."""
         return named_weights(self.model)
 
-    def _step(
-        self, batch: Batch, advantages: Tensor, old_logprobs: Tensor, metrics: list[dict[str, float]]
-    ) -> GradientStep:
+    def _step(self, lesson: Lesson) -> tuple[GradientStep, Findings]:
         """One optimiser step on a mini-batch (its trailing padding already cut)."""
-        config = self.config
-        weights = loss_weights(batch.mask, config.aggregation)
-        logprobs = torch.zeros_like(old_logprobs)
+        mask = lesson.batch.mask
+        weights = loss_weights(mask, self.config.aggregation)
+        found = Findings(
+            logprobs=torch.zeros(mask.shape), entropies=torch.zeros(mask.shape), clipped=torch.zeros_like(mask)
+        )
 
         def loss_of(rows: Tensor) -> Tensor:
-            part = rows_of(batch, rows)
-            width = part.tokens.shape[1]
-            values = response_logprobs(
-                self.model, part.tokens, part.attention, part.mask, temperature=self.temperature, compute=self.compute
-            ).cpu()
-            logprobs[rows, :width] = values.detach()
-            losses = clipped_surrogate(
-                values,
-                old_logprobs[rows, :width],
-                advantages[rows, :width],
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-            )
-            return torch.where(part.mask, losses * weights[rows, :width], 0.0).sum()
+            part = lesson.rows(rows)
+            losses, here = self._losses(part)
+            width = losses.shape[1]
+            found.logprobs[rows, :width] = here.logprobs
+            found.entropies[rows, :width] = here.entropies
+            found.clipped[rows, :width] = here.clipped
+            return masked_sum(losses * weights[rows, :width], part.batch.mask)
 
-        step = self.optimizer.descend(batch.attention.sum(dim=1), self.token_budget, loss_of)
-        clipped = clip_fraction(
-            logprobs, old_logprobs, advantages, batch.mask, clip_low=config.clip_low, clip_high=config.clip_high
+        return self.optimizer.descend(lesson.batch.attention.sum(dim=1), self.token_budget, loss_of), found
+
+    def _losses(self, lesson: Lesson) -> tuple[Float[Tensor, "B S"], Findings]:
+        """The whole loss of each token: surrogate, weighted by importance, plus KL, minus entropy."""
+        config, mask = self.config, lesson.batch.mask
+        logprobs, entropies = self._forward(lesson.batch)
+        surrogate = policy_losses(
+            config.loss,
+            logprobs,
+            lesson.old_logprobs,
+            lesson.advantages,
+            mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
         )
-        metrics.append(
-            {
-                "policy/clip_fraction": clipped.item(),
-                "policy/kl_to_old": approx_kl(logprobs, old_logprobs, batch.mask).item(),
-                "policy/entropy": -masked_mean(old_logprobs, batch.mask).item(),
-            }
-        )
-        return step
+        losses = surrogate.losses
+        if config.importance_cap > 0:
+            losses = losses * _importance(lesson, config)
+        if lesson.reference_logprobs is not None and config.kl_coef > 0:
+            losses = losses + config.kl_coef * kl_penalty(logprobs, lesson.reference_logprobs, mask, config.kl)
+        if config.entropy_coef > 0:
+            losses = losses - config.entropy_coef * entropies
+        found = Findings(logprobs=logprobs.detach(), entropies=entropies.detach(), clipped=surrogate.clipped)
+        return losses, found
+
+    def _forward(self, batch: Batch) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+        """Log-probs, and the entropies if there is a bonus for them."""
+        inputs = (self.model, batch.tokens, batch.attention, batch.mask)
+        if self.config.entropy_coef > 0:
+            logprobs, entropies = response_logprobs_and_entropies(
+                *inputs, temperature=self.temperature, compute=self.compute
+            )
+            return logprobs.cpu(), entropies.cpu()
+        logprobs = response_logprobs(*inputs, temperature=self.temperature, compute=self.compute).cpu()
+        return logprobs, torch.zeros_like(logprobs)
+
+
+def _importance(lesson: Lesson, config: PolicyConfig) -> Tensor:
+    batch = lesson.batch
+    return importance_weights(lesson.old_logprobs, batch.sampling_logprobs, batch.mask, config.importance_cap)
+
+
+def _measures(lesson: Lesson, found: Findings, config: PolicyConfig) -> dict[str, float]:
+    """What one optimiser step says of itself, as means over its response tokens."""
+    mask = lesson.batch.mask
+    entropies = found.entropies if config.entropy_coef > 0 else -lesson.old_logprobs
+    measures = {
+        "policy/clip_fraction": masked_mean(found.clipped.float(), mask).item(),
+        "policy/kl_to_old": approx_kl(found.logprobs, lesson.old_logprobs, mask).item(),
+        "policy/entropy": masked_mean(entropies, mask).item(),
+    }
+    if lesson.reference_logprobs is not None and config.kl_coef > 0:
+        measures["policy/kl_to_reference"] = approx_kl(lesson.reference_logprobs, found.logprobs, mask).item()
+    if config.importance_cap > 0:
+        importance = _importance(lesson, config)
+        capped = (importance >= config.importance_cap).float()
+        measures["policy/importance_weight"] = masked_mean(importance, mask).item()
+        measures["policy/importance_capped"] = masked_mean(capped, mask).item()
+    return measures

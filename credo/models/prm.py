@@ -5,13 +5,15 @@ It knows nothing of advantages; the order of scoring and learning is decided in 
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from credo.algo.prm_losses import prm_cross_entropy
+from credo.algo.masked import zero_off
+from credo.algo.prm_losses import GroupScores, group_scores, prm_loss
 from credo.config import PrmConfig
 from credo.data.batching import rows_of
 from credo.models.causal import Compute, batch_logprobs, response_logprobs
@@ -36,25 +38,77 @@ class Prm:
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
         )
+        self.average: PreTrainedModel | None = None
+        """The exponential average of the weights that ``score`` reads, where ``config.ema`` asks for one."""
+        if config.ema > 0:
+            self.average = copy.deepcopy(model).requires_grad_(False)
+
+    @property
+    def scorer(self) -> PreTrainedModel:
+        """The model that scores: the average weights if there are any."""
+        return self.model if self.average is None else self.average
 
     def score(self, batch: Batch, reference_logprobs: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        """The log-ratio q of every response token, 0 off the mask."""
-        logprobs = batch_logprobs(self.model, batch, token_budget=self.token_budget, compute=self.compute)
+        """The log-ratio q of every response token, 0 off the mask; by the average weights if there are any."""
+        logprobs = batch_logprobs(self.scorer, batch, token_budget=self.token_budget, compute=self.compute)
         return torch.where(batch.mask, logprobs - reference_logprobs, 0.0)
 
-    def update(self, batch: Batch, reference_logprobs: Float[Tensor, "B S"]) -> dict[str, float]:
-        """Writes phi: cross-entropy on outcomes, one pass over the batch in order; returns metrics."""
+    def update(
+        self,
+        batch: Batch,
+        reference_logprobs: Float[Tensor, "B S"],
+        old_log_ratios: Float[Tensor, "B S"] | None = None,
+    ) -> tuple[Float[Tensor, "B S"], dict[str, float]]:
+        """Writes phi: one pass over the batch in order. Returns log-ratios, 0 off the mask, and metrics.
+
+        The log-ratios are those of the pass itself, each row's by the weights just before its own mini-batch's step:
+        what the released code scores with. ``old_log_ratios``, the scores of the whole batch before the update, are
+        what the losses between responses compare with; ``ce`` needs none.
+        """
+        config = self.config
+        scores = None
+        if config.loss != "ce":
+            assert old_log_ratios is not None, f"prm.loss = '{config.loss}' compares with the scores before the update"
+            scores = group_scores(old_log_ratios, batch.outcomes, batch.mask, batch.group_ids, config.beta)
+        log_ratios = torch.zeros_like(reference_logprobs)
         steps = [
-            self._step(rows_of(batch, rows), reference_logprobs[rows])
-            for rows in torch.arange(len(batch)).split(self.config.minibatch)
+            self._step(batch, rows, reference_logprobs, scores, log_ratios)
+            for rows in torch.arange(len(batch)).split(config.minibatch)
         ]
-        return step_metrics(steps, "prm") | {"prm/lr": self.optimizer.adamw.param_groups[0]["lr"]}
+        return log_ratios, step_metrics(steps, "prm") | {"prm/lr": self.optimizer.adamw.param_groups[0]["lr"]}
 
-    def _step(self, batch: Batch, reference_logprobs: Tensor) -> GradientStep:
-        def loss_of(rows: Tensor) -> Tensor:
-            part = rows_of(batch, rows)
+    def _step(
+        self, batch: Batch, rows: Tensor, reference_logprobs: Tensor, scores: GroupScores | None, log_ratios: Tensor
+    ) -> GradientStep:
+        """One optimiser step on the mini-batch of these rows; writes their ``log_ratios``."""
+        config = self.config
+
+        def loss_of(positions: Tensor) -> Tensor:
+            here = rows[positions]
+            part = rows_of(batch, here)
+            width = part.tokens.shape[1]
             logprobs = response_logprobs(self.model, part.tokens, part.attention, part.mask, compute=self.compute).cpu()
-            log_ratios = logprobs - reference_logprobs[rows, : part.tokens.shape[1]]
-            return prm_cross_entropy(log_ratios, part.outcomes, part.mask, beta=self.config.beta, count=len(batch))
+            ratios = logprobs - reference_logprobs[here, :width]
+            log_ratios[here, :width] = zero_off(ratios.detach(), part.mask)
+            return prm_loss(
+                ratios,
+                part.outcomes,
+                part.mask,
+                None if scores is None else scores[here],
+                loss=config.loss,
+                beta=config.beta,
+                label_smoothing=config.label_smoothing,
+                count=len(rows),
+            )
 
-        return self.optimizer.descend(batch.attention.sum(dim=1), self.token_budget, loss_of)
+        step = self.optimizer.descend(batch.attention[rows].sum(dim=1), self.token_budget, loss_of)
+        if not step.skipped:
+            self._follow()
+        return step
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Moves the average weights towards the new ones; buffers do not learn, so they stay."""
+        if self.average is not None:
+            for average, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                average.lerp_(weight, 1 - self.config.ema)

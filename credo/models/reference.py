@@ -1,4 +1,7 @@
-"""The frozen reference pi_ref of the implicit reward. The policy can stand in for it (`prm.reference = "policy"`)."""
+"""The frozen reference pi_ref of the implicit reward and of the KL term.
+
+The policy can stand in for it in the reward (`prm.reference = "policy"`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,16 @@ class Reference:
         self.model = model.requires_grad_(False)
         self.token_budget = token_budget
         self.compute: Compute = compute
+        self._last: tuple[Batch, float, Tensor] | None = None
 
-    def logprobs(self, batch: Batch) -> Float[Tensor, "B S"]:
-        """Log-probs of the response tokens at temperature 1."""
-        return batch_logprobs(self.model, batch, token_budget=self.token_budget, compute=self.compute)
+    def logprobs(self, batch: Batch, *, temperature: float = 1.0) -> Float[Tensor, "B S"]:
+        """Log-probs of the response tokens. Those of the last batch and temperature are remembered.
+
+        PRM and KL term can so ask for the same numbers at the price of one forward pass.
+        """
+        if self._last is None or self._last[0] is not batch or self._last[1] != temperature:
+            logprobs = batch_logprobs(
+                self.model, batch, token_budget=self.token_budget, temperature=temperature, compute=self.compute
+            )
+            self._last = batch, temperature, logprobs
+        return self._last[2]

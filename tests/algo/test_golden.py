@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from credo.algo.advantages import (
-    centre_as_released,
-    centre_outcomes,
-    centre_process,
-    leave_one_out_mean,
-    outcome_returns,
-    prime_advantages,
-    prime_returns,
-)
+from credo.algo.advantages import Evidence, outcome_returns, prime_advantages, prime_returns
+from credo.algo.baselines import centre_as_released, leave_one_out_mean
+from credo.algo.credit import CreditRules
 from credo.algo.masked import masked_whiten, row_sum, suffix_sum, zero_off
-from credo.algo.prm_losses import prm_cross_entropy
+from credo.algo.prm_losses import group_scores, prm_cross_entropy, prm_loss
 from credo.algo.rewards import last_token, log_ratios_to_rewards, pair_accuracy
 
 
@@ -29,8 +23,8 @@ def test_official_process_rewards(golden):
 def test_official_baselines(golden):
     rows = golden.rows
     rewards = log_ratios_to_rewards(rows.log_ratios, rows.mask)
-    golden.check(centre_process(rewards, rows.mask, rows.group_ids), "official.rm_centered")
-    centred = centre_outcomes(rows.outcomes, rows.group_ids)
+    golden.check(centre_as_released(rewards, rows.mask, rows.group_ids), "official.rm_centered")
+    centred = rows.outcomes - leave_one_out_mean(rows.outcomes, rows.group_ids)
     golden.check(centred[:, None] * last_token(rows.mask), "official.gt_centered")
 
 
@@ -60,7 +54,7 @@ def test_verl_with_the_last_token_kept_is_official(golden):
     rows = golden.rows
     rewards = log_ratios_to_rewards(rows.log_ratios, rows.mask, semantics="paper", normalizer="max_return")
     process = suffix_sum(centre_as_released(rewards, rows.mask, rows.group_ids))
-    outcome = outcome_returns(centre_outcomes(rows.outcomes, rows.group_ids), rows.mask)
+    outcome = outcome_returns(rows.outcomes, rows.mask, rows.group_ids, CreditRules(), Evidence())
     advantages = masked_whiten(5 * process + 5 * outcome, rows.mask)
     golden.check(advantages, "verl_keep_last.advantages")
     # verl adds its 1e-6 after multiplying by beta: that is the whole difference.
@@ -76,9 +70,21 @@ def test_paper_read_literally(golden):
     rewards = log_ratios_to_rewards(rows.log_ratios, rows.mask, semantics="paper")
     baseline = leave_one_out_mean(row_sum(rewards, rows.mask), rows.group_ids)
     process = suffix_sum(zero_off(rewards - baseline[:, None], rows.mask))
-    centred = centre_outcomes(rows.outcomes, rows.group_ids)
-    outcome = outcome_returns(centred, rows.mask, semantics="paper")
+    outcome = outcome_returns(rows.outcomes, rows.mask, rows.group_ids, CreditRules(semantics="paper"), Evidence())
     golden.check(zero_off(process + outcome, rows.mask), "paper_rloo_seq_sum")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        ("grpo", "paper_grpo_ddof1"),
+        ("reinforce", "paper_reinforce"),
+        ("implicit_value", "implicit_value_baseline"),
+    ],
+)
+def test_the_papers_other_estimators(golden, estimator, name):
+    rows = golden.rows.astuple()
+    golden.check(prime_advantages(*rows, semantics="paper", estimator=estimator, normalizer_floor=1e-6), name)
 
 
 def test_cross_entropy_and_its_gradient(golden):
@@ -103,3 +109,17 @@ def test_the_golden_numbers_are_a_faithful_copy(golden, request):
     for name, numbers in golden.numbers.items():
         actual, expected = (torch.tensor(value, dtype=torch.float64) for value in (numbers, original[name]))
         torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_detached_dpo(golden):
+    rows = golden.rows
+    scores = group_scores(rows.log_ratios, rows.outcomes, rows.mask, rows.group_ids, 0.05)
+    loss = prm_loss(rows.log_ratios, rows.outcomes, rows.mask, scores, loss="dpo")
+    golden.check(loss, "detach_dpo_loss")
+
+
+def test_detached_dpo_towards_the_best_of_n(golden):
+    rows = golden.rows
+    scores = group_scores(rows.log_ratios, rows.outcomes, rows.mask, rows.group_ids, 0.05)
+    mean = prm_loss(rows.log_ratios, rows.outcomes, rows.mask, scores, loss="bon_acc")
+    golden.check(mean * len(rows.outcomes), "detach_dpo_bon_acc")  # verl's is a sum

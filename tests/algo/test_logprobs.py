@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from credo.algo.logprobs import entropy, gather_logprobs, logprobs_at, predicting_positions, token_logprobs
+from credo.algo.logprobs import (
+    entropy,
+    gather_logprobs,
+    logprobs_and_entropies_at,
+    logprobs_at,
+    predicting_positions,
+    token_logprobs,
+)
 
 
 def plain(logits, tokens, temperature=1.0):
@@ -67,6 +74,27 @@ def test_gradcheck():
     logits = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 3, 1, 1, 2])
     assert torch.autograd.gradcheck(lambda x: gather_logprobs(x, targets, 0.8, chunk=2), (logits,))
+    assert torch.autograd.gradcheck(lambda x: entropy(x, 0.8, chunk=2), (logits,))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_and_entropies_of_the_same_tokens(temperature):
+    logits, tokens = sample()
+    mask = torch.tensor([[False, False, True, True, False], [False, True, False, False, True], [False] * 5])
+    positions = predicting_positions(mask)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    logprobs, entropies = logprobs_and_entropies_at(
+        positions, ours[:, positions], tokens, mask, temperature=temperature
+    )
+    assert torch.equal(logprobs, logprobs_at(positions, ours[:, positions], tokens, mask, temperature=temperature))
+    every = torch.log_softmax(theirs / temperature, dim=-1)
+    expected = torch.zeros(3, 5)
+    for row, s in mask.nonzero().tolist():
+        expected[row, s] = -(every[row, s - 1].exp() * every[row, s - 1]).sum()
+    torch.testing.assert_close(entropies, expected)
+    (logprobs + 0.3 * entropies.square()).sum().backward()
+    (plain(theirs, tokens, temperature) * mask + 0.3 * expected.square()).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_bf16_logits_give_the_logprobs_of_their_fp32_values():
@@ -89,8 +117,11 @@ class LargestFp32(TorchDispatchMode):
 
 def test_no_fp32_copy_of_all_logits_exists():
     logits = torch.randn(2, 32, 100).bfloat16().requires_grad_()
+    tokens, mask = torch.randint(0, 100, (2, 32)), torch.arange(32).expand(2, 32) > 0
     with LargestFp32() as largest:
-        token_logprobs(logits, torch.randint(0, 100, (2, 32)), chunk=8).sum().backward()
+        token_logprobs(logits, tokens, chunk=8).sum().backward()
+        both = logprobs_and_entropies_at(predicting_positions(mask), logits[:, :-1], tokens, mask, chunk=8)
+        torch.cat(both).sum().backward()
     assert 0 < largest.size <= 8 * 100
 
 
@@ -107,26 +138,49 @@ def test_nan_logits_of_a_token_without_gradient_stay_there():
     assert (logits.grad[0, :2] != 0).all()
 
 
+def test_nan_logits_of_an_entropy_without_gradient_stay_there():
+    logits = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    logits[1] = math.nan
+    logits.requires_grad_()
+    entropies = entropy(logits)
+    torch.where(entropies.isfinite(), entropies, 0.0).sum().backward()
+    assert logits.grad is not None
+    assert (logits.grad[1] == 0).all()
+    assert (logits.grad[[0, 2]] != 0).all()
+
+
 def test_forbidden_words_count_for_nothing():
     logits = torch.tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
     torch.testing.assert_close(gather_logprobs(logits, torch.tensor([1])), torch.tensor([-math.log(2.0)]))
     torch.testing.assert_close(entropy(logits), torch.tensor([math.log(2.0)]))
     gather_logprobs(logits, torch.tensor([1])).sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[-0.5, 0.5, 0.0]]))
+    logits = torch.tensor([[0.0, math.log(3.0), -math.inf]], requires_grad=True)
+    entropy(logits).sum().backward()
+    part = 3 / 16 * math.log(3.0)  # by hand: p (1 - p) log((1 - p) / p) of a coin with p = 3/4
+    torch.testing.assert_close(logits.grad, torch.tensor([[part, -part, 0.0]]))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_entropy_against_its_definition(temperature):
-    logits = sample(torch.bfloat16)[0].flatten(0, 1)
-    expected = torch.distributions.Categorical(logits=logits.float() / temperature).entropy()
-    torch.testing.assert_close(entropy(logits, temperature, chunk=4), expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_entropy_and_its_gradient_against_the_definition(temperature, dtype):
+    ours, theirs = (sample(dtype)[0].flatten(0, 1).requires_grad_() for _ in range(2))
+    weights = torch.randn(15, generator=torch.Generator().manual_seed(2))
+    actual = entropy(ours, temperature, chunk=4)
+    expected = torch.distributions.Categorical(logits=theirs.float() / temperature).entropy()
+    torch.testing.assert_close(actual, expected)
+    (actual * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert ours.grad is not None
+    assert ours.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_nothing_selected_is_nothing_returned():
     logits = torch.empty(0, 7, requires_grad=True)
-    logprobs = gather_logprobs(logits, torch.empty(0, dtype=torch.int64))
-    logprobs.sum().backward()
-    assert logprobs.shape == entropy(logits).shape == (0,)
+    logprobs, entropies = gather_logprobs(logits, torch.empty(0, dtype=torch.int64)), entropy(logits)
+    (logprobs.sum() + entropies.sum()).backward()
+    assert logprobs.shape == entropies.shape == (0,)
 
 
 def test_temperature_zero_is_refused():

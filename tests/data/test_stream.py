@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from itertools import chain
 
 import pytest
 
+from credo.data.memory import SolveRates
 from credo.data.stream import ProblemStream
+from credo.seeds import mixed_seed, uniform
 from credo.types import Problem
 
 
@@ -143,3 +146,138 @@ def test_too_few_problems_and_shared_ids_are_refused():
         ProblemStream(problems(1), seed=1, rank=0, world_size=2)
     with pytest.raises(ValueError, match="share an id"):
         ProblemStream(problems(2) + problems(1), seed=1)
+
+
+def remembering(
+    count: int, *, floor: float = 0.2, seed: int = 4, useless: tuple[str, ...] = (), rank: int = 0, world_size: int = 1
+) -> ProblemStream:
+    """A stream with a memory in which the problems ``useless`` were never solved, so that the floor is their chance."""
+    memory = SolveRates(floor=floor, per_prompt=4, low=0.2, high=0.8)
+    for id in useless:
+        memory.see(id, [0.0] * 400)
+    return ProblemStream(problems(count), seed=seed, rank=rank, world_size=world_size, memory=memory)
+
+
+def test_a_memory_of_nothing_changes_nothing():
+    plain, remembers = ProblemStream(problems(10), seed=4), remembering(10)
+    for count in (3, 7, 1, 10, 5, 6):
+        assert remembers.take(count) == plain.take(count)
+    assert remembers.passed_over == 0
+    assert remembers.state() == {**plain.state(), "memory": {}}
+
+
+def test_useless_problems_are_taken_as_often_as_the_floor_says():
+    useless = tuple(f"p{index}" for index in range(50))
+    stream = remembering(100, floor=0.2, useless=useless)
+    taken = Counter(ids([problem for _ in range(400) for problem in stream.take(10)]))
+    epochs = taken["p99"]
+    assert all(abs(taken[f"p{index}"] - epochs) <= 1 for index in range(50, 100))
+    rarely = sum(taken[id] for id in useless)
+    expected = 0.2 * 50 * epochs
+    assert abs(rarely - expected) < 4 * (expected * 0.8) ** 0.5
+    assert abs(stream.passed_over - (50 * epochs - rarely)) <= 50
+
+
+def test_what_is_passed_over_is_decided_by_seed_epoch_and_problem():
+    """The order is that of the plain stream without those whose draw is not below their chance."""
+    stream, plain = (
+        remembering(20, useless=tuple(f"p{index}" for index in range(20))),
+        ProblemStream(problems(20), seed=4),
+    )
+    expected = []
+    for epoch in range(10):
+        dealt = ids(plain.take(20))
+        expected += [id for id in dealt if uniform(mixed_seed(4, epoch), int(id[1:])) < 0.2]
+    assert 20 < len(expected) < 60
+    assert ids([stream.take(1)[0] for _ in expected]) == expected
+    again = remembering(20, useless=tuple(f"p{index}" for index in range(20)))
+    random.seed(17)
+    assert ids([again.take(1)[0] for _ in expected]) == expected
+
+
+def test_evidence_changes_what_comes_up():
+    stream = remembering(10, floor=1e-9)
+    stream.take(10)
+    for index in range(9):
+        assert stream.memory is not None
+        stream.memory.see(f"p{index}", [1.0] * 400)
+    assert set(ids([stream.take(1)[0] for _ in range(5)])) == {"p9"}
+
+
+def test_what_is_put_back_is_always_taken():
+    stream = remembering(10, floor=1e-9, useless=tuple(f"p{index}" for index in range(9)))
+    stream.put_back(problems(4))
+    assert ids(stream.take(5)) == ["p0", "p1", "p2", "p3", "p9"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 7, 20])
+def test_a_memory_against_every_problem_still_gives_problems(count: int):
+    """After a whole epoch without a problem the next one is taken, and none twice in a call that need not."""
+    stream = remembering(6, floor=1e-12, useless=tuple(f"p{index}" for index in range(6)))
+    for _ in range(20):
+        taken = Counter(ids(stream.take(count)))
+        assert taken.total() == count
+        assert len(taken) == min(count, 6)
+    assert stream.drawn == 20 * count
+    assert stream.state()["front"] == []
+
+
+def test_a_call_for_nearly_everything_neither_repeats_nor_hoards():
+    """While it looks for the rest p5 comes up again and again; it waits at the front once."""
+    stream = remembering(6, floor=0.05, useless=("p0", "p1", "p2", "p3", "p4"))
+    fronts = []
+    for _ in range(20):
+        assert set(ids(stream.take(6))) == set(ids(problems(6)))
+        fronts.append(stream.state()["front"])
+        assert len(set(fronts[-1])) == len(fronts[-1])
+    assert [5] in fronts
+
+
+def test_one_epoch_is_the_bound():
+    stream = remembering(6, floor=1e-12, useless=tuple(f"p{index}" for index in range(6)))
+    stream.take(1)
+    assert stream.passed_over == 6
+    assert (stream.state()["epoch"], stream.state()["next"]) == (1, 1)
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 10, 23])
+def test_resume_is_exact_with_a_memory(before: int):
+    def go(stream: ProblemStream, counts: tuple[int, ...]) -> list[list[str]]:
+        taken = []
+        for count in counts:
+            taken.append(ids(stream.take(count)))
+            assert stream.memory is not None
+            for id in taken[-1]:
+                stream.memory.see(id, [float(int(id[1:]) % 3 == 0), float(len(taken) % 2), 0.0])
+        return taken
+
+    whole, resumed = remembering(10, floor=0.1), remembering(10, floor=0.1, useless=("p1", "p4"))
+    go(whole, (1,) * before)
+    whole.put_back(whole.take(2)[:1])
+    go(resumed, (5, 3))
+    resumed.restore(json.loads(json.dumps(whole.state())))
+    assert go(resumed, (1, 3, 10, 4, 25)) == go(whole, (1, 3, 10, 4, 25))
+    assert resumed.state() == whole.state()
+    assert whole.passed_over > 0
+
+
+def test_a_state_without_memory_begins_one():
+    plain = ProblemStream(problems(10), seed=4)
+    plain.take(3)
+    stream = remembering(10, useless=("p1",))
+    stream.restore(plain.state())
+    assert stream.state() == {**plain.state(), "memory": {}}
+    plain.restore(remembering(10, useless=("p1",)).state())
+    assert plain.drawn == 0
+
+
+def test_ranks_remember_for_themselves():
+    streams = [remembering(20, floor=1e-12, rank=rank, world_size=2) for rank in range(2)]
+    first = [ids(stream.take(10)) for stream in streams]
+    assert streams[0].memory is not None
+    for id in first[0]:
+        streams[0].memory.see(id, [0.0] * 400)
+    plain = [ProblemStream(problems(20), seed=4, rank=rank, world_size=2) for rank in range(2)]
+    second = [[ids(stream.take(10)) for _ in range(2)][1] for stream in plain]
+    assert ids(streams[0].take(3)) == [id for id in second[0] if id not in first[0]][:3]
+    assert ids(streams[1].take(10)) == second[1]

@@ -223,7 +223,8 @@ def train(name, room=None):
         main(["train", str(recipe)])
     (disk / "ballast").unlink(missing_ok=True)
     found = newest_whole(disk / name / "checkpoints", lambda line: None)
-    return said.getvalue(), found.step if found else 0, untimed(lines(disk / name / "metrics.jsonl"))
+    whole = room is None  # a full disk may leave half a line, which resuming cuts away
+    return said.getvalue(), found.step if found else 0, untimed(lines(disk / name / "metrics.jsonl")) if whole else []
 
 folder, disk, rooms = Path(sys.argv[1]), Path(sys.argv[2]), map(int, sys.argv[3:])
 tiny_model(folder / "model", width=64)

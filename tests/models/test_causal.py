@@ -25,6 +25,7 @@ from credo.models.causal import (
     named_weights,
     resolve_path,
     response_logprobs,
+    response_logprobs_and_entropies,
     save_model,
 )
 from credo.types import Batch
@@ -60,6 +61,24 @@ def test_log_probs_are_those_of_the_full_softmax(make_model, make_batch, tempera
     assert (actual[~batch.mask] == 0).all()
     assert actual.dtype == torch.float32
     assert actual.requires_grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_come_with_the_log_probs_of_one_forward_pass(make_model, make_batch, temperature: float):
+    model, batch = make_model().model, make_batch()
+    passes = []
+    with model.register_forward_hook(lambda *_: passes.append(1)):
+        logprobs, entropies = response_logprobs_and_entropies(
+            model, batch.tokens, batch.attention, batch.mask, temperature=temperature
+        )
+    assert len(passes) == 1
+    torch.testing.assert_close(logprobs.detach(), oracle(model, batch, temperature), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        logits = model(input_ids=batch.tokens, attention_mask=batch.attention).logits
+    every = torch.distributions.Categorical(logits=logits / temperature).entropy()
+    expected = F.pad(every[:, :-1], (1, 0)) * batch.mask
+    torch.testing.assert_close(entropies.detach(), expected, atol=1e-5, rtol=1e-5)
+    assert entropies.requires_grad
 
 
 def test_padding_and_what_stands_on_it_do_not_matter(make_model, make_batch):

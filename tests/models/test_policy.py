@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as wide
 
 from credo.config import PolicyConfig
 from credo.data.batching import rows_of
@@ -39,8 +40,10 @@ def signals(model: Any, batch: Batch, *, spread: float = 0.3) -> tuple[Tensor, T
     return advantages * batch.mask, old * batch.mask
 
 
-def oracle_loss(model: Any, batch: Batch, advantages: Tensor, old: Tensor, config: PolicyConfig) -> Tensor:
-    """The clipped surrogate token by token, from all logits of each row alone."""
+def oracle_loss(
+    model: Any, batch: Batch, advantages: Tensor, old: Tensor, config: PolicyConfig, reference: Tensor | None = None
+) -> Tensor:
+    """PPO's surrogate with every extra term, token by token, from all logits of each row alone."""
     row_losses: list[list[Tensor]] = []
     for row in range(len(batch)):
         length = int(batch.attention[row].sum())
@@ -51,16 +54,23 @@ def oracle_loss(model: Any, batch: Batch, advantages: Tensor, old: Tensor, confi
             if batch.mask[row, s]:
                 ratio = (logprobs[s - 1, tokens[s]] - old[row, s]).exp()
                 clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-                losses.append(torch.maximum(-advantages[row, s] * ratio, -advantages[row, s] * clipped))
+                loss = torch.maximum(-advantages[row, s] * ratio, -advantages[row, s] * clipped)
+                if config.importance_cap:
+                    loss = loss * (old[row, s] - batch.sampling_logprobs[row, s]).exp().clamp(max=config.importance_cap)
+                if reference is not None:
+                    r = (reference[row, s] - logprobs[s - 1, tokens[s]]).exp()
+                    loss = loss + config.kl_coef * (r - 1 - r.log())
+                entropy = -(logprobs[s - 1].exp() * logprobs[s - 1]).sum()
+                losses.append(loss - config.entropy_coef * entropy)
         row_losses.append(losses)
     if config.aggregation == "token_mean":
         return torch.stack([loss for losses in row_losses for loss in losses]).mean()
     return torch.stack([torch.stack(losses).mean() for losses in row_losses]).mean()
 
 
-def oracle_gradients(model: Any, batch: Batch, advantages: Tensor, old: Tensor, config: PolicyConfig):
+def oracle_gradients(model: Any, *arguments: Any):
     twin = copy.deepcopy(model)
-    loss = oracle_loss(twin, batch, advantages, old, config)
+    loss = oracle_loss(twin, *arguments)
     loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in twin.named_parameters()}
 
@@ -94,6 +104,124 @@ def test_one_step_is_the_formula_and_adamw_by_hand(make_model, make_batch, aggre
         torch.testing.assert_close(weights[certain], first_step[certain], atol=1e-6, rtol=1e-6)
 
 
+EXTRAS: dict[str, dict[str, Any]] = {
+    "kl": {"kl_coef": 0.7},
+    "entropy": {"entropy_coef": 0.5},
+    "importance": {"importance_cap": 1.5},
+    "all": {"kl_coef": 0.7, "entropy_coef": 0.5, "importance_cap": 1.5},
+}
+
+
+def reference_for(batch: Batch, make_model) -> Tensor:
+    """Log-probs of another model."""
+    return policy(make_model(1).model).logprobs(batch, temperature=TEMPERATURE)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
+@pytest.mark.parametrize("options", EXTRAS.values(), ids=EXTRAS)
+def test_extra_terms_are_their_formulas(make_model, make_batch, options: dict[str, Any], aggregation: str):
+    model, batch = make_model().model, make_batch()
+    advantages, old = signals(model, batch)
+    reference = reference_for(batch, make_model) if "kl_coef" in options else None
+    trained = policy(model, aggregation=aggregation, token_budget=20, **options)
+    loss, expected = oracle_gradients(model, batch, advantages, old, trained.config, reference)
+    plain, _ = oracle_gradients(model, batch, advantages, old, policy(model, aggregation=aggregation).config)
+    metrics = trained.update(batch, advantages, old, reference)
+    assert metrics["policy/loss"] == pytest.approx(loss, abs=1e-5)
+    assert abs(loss - plain) > 1e-3
+    norm = metrics["policy/grad_norm"]
+    for name, gradient in gradients_seen(trained).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5 * norm, rtol=1e-4)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "token_mean": {"aggregation": "token_mean"},
+    "dual_clip": {"dual_clip": 1.1},
+    "pg": {"loss": "pg"},
+    "gspo": {"loss": "gspo", "clip_low": 0.02, "clip_high": 0.02},
+    "cispo": {"loss": "cispo"},
+    "k1": {"kl_coef": 0.7, "kl": "k1"},
+    "k2": {"kl_coef": 0.7, "kl": "k2"},
+    "k3": {"kl_coef": 0.7, "kl": "k3"},
+    "entropy": EXTRAS["entropy"],
+    "importance": EXTRAS["importance"],
+    "gspo with everything": {"loss": "gspo", **EXTRAS["all"]},
+}
+
+
+def test_every_option_changes_the_update(make_model, make_batch):
+    model, batch = make_model().model, make_batch()
+    advantages, old = signals(model, batch)
+    reference = reference_for(batch, make_model)
+    updated = []
+    for options in VARIANTS.values():
+        trained = policy(model, **options)
+        trained.update(batch, advantages, old, reference)
+        updated.append(torch.cat([gradient.flatten() for gradient in gradients_seen(trained).values()]))
+    for one, first in enumerate(updated):
+        for second in updated[:one]:
+            assert (first - second).norm() > 1e-3 * first.norm()
+
+
+@pytest.mark.parametrize("token_budget", [1, 20, 45])
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_no_option_depends_on_micro_batches_or_padding(make_model, make_batch, options: dict[str, Any], token_budget):
+    model, batch = make_model().model, make_batch(9)
+    advantages, old = signals(model, batch)
+    reference = reference_for(batch, make_model)
+    whole, split = policy(model, **options), policy(model, **options, token_budget=token_budget)
+    padding = ~wide(batch.mask, (0, 3))
+    garbage = [wide(x, (0, 3)).masked_fill(padding, math.nan) for x in (old, reference)]
+    expected = whole.update(batch, advantages, old, reference)
+    actual = split.update(batch, wide(advantages, (0, 3)), *garbage)
+    assert actual == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    cut, norm = gradients_seen(split), max(1.0, expected["policy/grad_norm"])
+    for name, gradient in gradients_seen(whole).items():
+        torch.testing.assert_close(cut[name], gradient, atol=1e-6 * norm, rtol=1e-5)
+
+
+def test_metrics_of_the_extra_terms(make_model, make_batch):
+    model, batch = make_model().model, make_batch()
+    advantages, old = signals(model, batch)
+    current = policy(model).logprobs(batch, temperature=TEMPERATURE)
+    reference = reference_for(batch, make_model)
+    plain = policy(model).update(batch, advantages, old, reference)
+    metrics = policy(model, **EXTRAS["all"]).update(batch, advantages, old, reference)
+    added = {"policy/kl_to_reference", "policy/importance_weight", "policy/importance_capped"}
+    assert set(metrics) - set(plain) == added
+    log_r = (reference - current)[batch.mask]
+    weights = (old - batch.sampling_logprobs)[batch.mask].exp()
+    assert metrics["policy/kl_to_reference"] == pytest.approx((log_r.exp() - 1 - log_r).mean().item(), rel=1e-4)
+    assert metrics["policy/importance_weight"] == pytest.approx(weights.clamp(max=1.5).mean().item(), rel=1e-5)
+    assert metrics["policy/importance_capped"] == pytest.approx((weights > 1.5).float().mean().item(), rel=1e-5)
+    assert 0 < metrics["policy/importance_capped"] < 1
+    with torch.no_grad():
+        logits = model(input_ids=batch.tokens, attention_mask=batch.attention).logits[:, :-1]
+    entropies = torch.distributions.Categorical(logits=logits / TEMPERATURE).entropy()
+    assert metrics["policy/entropy"] == pytest.approx(entropies[batch.mask[:, 1:]].mean().item(), rel=1e-4)
+
+
+def test_the_entropy_bonus_raises_entropy_and_the_kl_term_pulls_to_the_reference(make_model, make_batch):
+    model, batch = make_model().model, make_batch()
+    nothing, reference = torch.zeros(batch.mask.shape), reference_for(batch, make_model)
+    old = policy(model).logprobs(batch, temperature=TEMPERATURE)
+    free = policy(model, entropy_coef=1.0, lr=1e-3)
+    entropies = [free.update(batch, nothing, old)["policy/entropy"] for _ in range(3)]
+    assert entropies == sorted(entropies)
+    assert entropies[0] < entropies[-1]
+    held = policy(model, kl_coef=1.0, lr=1e-3)
+    distances = [held.update(batch, nothing, old, reference)["policy/kl_to_reference"] for _ in range(3)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > distances[-1]
+
+
+def test_the_kl_term_needs_its_reference(make_model, make_batch):
+    model, batch = make_model().model, make_batch()
+    with pytest.raises(AssertionError, match="reference"):
+        policy(model, kl_coef=0.1).update(batch, *signals(model, batch))
+
+
 def test_the_gradient_is_clipped_to_the_norm(make_model, make_batch):
     model, batch = make_model().model, make_batch()
     advantages, old = signals(model, batch)
@@ -103,27 +231,12 @@ def test_the_gradient_is_clipped_to_the_norm(make_model, make_batch):
     assert math.sqrt(total) == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
-@pytest.mark.parametrize("token_budget", [1, 20, 45])
-def test_micro_batches_do_not_matter(make_model, make_batch, aggregation, token_budget: int):
-    model, batch = make_model().model, make_batch(9)
-    advantages, old = signals(model, batch)
-    whole = policy(model, aggregation=aggregation)
-    split = policy(model, aggregation=aggregation, token_budget=token_budget)
-    expected, actual = whole.update(batch, advantages, old), split.update(batch, advantages, old)
-    assert actual == pytest.approx(expected, abs=1e-5)
-    cut = gradients_seen(split)
-    for name, gradient in gradients_seen(whole).items():
-        torch.testing.assert_close(cut[name], gradient, atol=1e-6, rtol=1e-5)
-
-
 def test_the_order_of_rows_in_a_mini_batch_and_padding_do_not_matter(make_model, make_batch):
     model, batch = make_model().model, make_batch()
     advantages, old = signals(model, batch)
     order = torch.tensor([3, 5, 0, 2, 4, 1])
     one, other = policy(model), policy(model, seed=99)
     first = one.update(batch, advantages, old)
-    wide = torch.nn.functional.pad
     second = other.update(rows_of(batch, order), wide(advantages[order], (0, 3)), wide(old[order], (0, 3)))
     assert second == pytest.approx(first, abs=1e-5)
     permuted = gradients_seen(other)

@@ -1,0 +1,130 @@
+"""The critic V of ``advantage.estimator = "gae"``: what return to expect of a prefix. It ignores what a return is.
+
+It has weights of its own: the body of the policy's start, and a linear head in place of the vocabulary's.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from credo.algo.masked import masked_mean
+from credo.algo.policy_losses import loss_weights
+from credo.algo.value_losses import clipped_value_loss, explained_variance, value_clip_fraction
+from credo.config import CriticConfig
+from credo.data.batching import micro_batches, rows_of
+from credo.models.causal import Compute
+from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
+from credo.seeds import mixed_seed
+from credo.types import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Critic:
+    """A language model's body with a linear head, which starts at 0 and so says V = 0 of everything."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: CriticConfig,
+        *,
+        minibatch: int,
+        max_grad_norm: float,
+        token_budget: int,
+        compute: Compute,
+        seed: int,
+    ) -> None:
+        """Copies the body of ``model``, which stays as it is."""
+        self.trunk: nn.Module = copy.deepcopy(model.base_model)
+        width = model.config.get_text_config().hidden_size
+        self.head = nn.utils.skip_init(nn.Linear, width, 1, device=model.device, dtype=torch.float32)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        self.config, self.minibatch = config, minibatch
+        self.token_budget, self.seed = token_budget, seed
+        self.compute: Compute = compute
+        self.optimizer = Optimizer(
+            [*self.trunk.parameters(), *self.head.parameters()],
+            lr=config.lr,
+            schedule=constant(0),
+            weight_decay=0.0,
+            max_grad_norm=max_grad_norm,
+        )
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> Float[Tensor, "B S"]:
+        """V(y_<t) at every response token t, 0 off the mask, without gradient; on the CPU."""
+        values = torch.zeros(batch.tokens.shape)
+        for rows in micro_batches(batch.attention.sum(dim=1), self.token_budget):
+            part = rows_of(batch, rows)
+            values[rows, : part.tokens.shape[1]] = self._values(part.tokens, part.attention, part.mask)
+        return values
+
+    def update(self, batch: Batch, old_values: Float[Tensor, "B S"], returns: Float[Tensor, "B S"]) -> dict[str, float]:
+        """Writes the critic: one pass over the batch in shuffled mini-batches; returns metrics."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.optimizer.steps))
+        order = torch.randperm(len(batch), generator=generator)
+        clipped: list[float] = []
+        steps = []
+        for rows in order.split(self.minibatch):
+            part = rows_of(batch, rows)
+            width = part.tokens.shape[1]
+            steps.append(self._step(part, old_values[rows, :width], returns[rows, :width], clipped))
+        return step_metrics(steps, "critic") | {
+            "critic/lr": self.optimizer.adamw.param_groups[0]["lr"],
+            "critic/clip_fraction": sum(clipped) / len(clipped),
+            "critic/explained_variance": explained_variance(old_values, returns, batch.mask).item(),
+            "critic/value": masked_mean(old_values, batch.mask).item(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as plain values and tensors."""
+        return {
+            "trunk": self.trunk.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The critic as it was when ``state`` was taken, bit for bit; the learning rate stays this run's."""
+        self.trunk.load_state_dict(state["trunk"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.restore(state["optimizer"])
+
+    def _step(self, batch: Batch, old_values: Tensor, returns: Tensor, clipped: list[float]) -> GradientStep:
+        """One optimiser step on a mini-batch (its trailing padding already cut)."""
+        weights = loss_weights(batch.mask, "token_mean")
+        values = torch.zeros_like(old_values)
+
+        def loss_of(rows: Tensor) -> Tensor:
+            part = rows_of(batch, rows)
+            width = part.tokens.shape[1]
+            current = self._values(part.tokens, part.attention, part.mask)
+            values[rows, :width] = current.detach()
+            losses = clipped_value_loss(
+                current, old_values[rows, :width], returns[rows, :width], part.mask, clip=self.config.clip
+            )
+            return (losses * weights[rows, :width]).sum()
+
+        step = self.optimizer.descend(batch.attention.sum(dim=1), self.token_budget, loss_of)
+        clipped.append(value_clip_fraction(values, old_values, returns, batch.mask, clip=self.config.clip).item())
+        return step
+
+    def _values(
+        self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], mask: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B S"]:
+        """V(y_<t) from the hidden state at t - 1, in fp32 on the CPU; a mask must not hold index 0."""
+        device = next(self.head.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute == "bf16"):
+            hidden = self.trunk(
+                input_ids=tokens.to(device), attention_mask=attention.to(device), use_cache=False
+            ).last_hidden_state
+        # The head sees hidden states of predicting positions alone: garbage on the padding has no gradient to spoil.
+        known = self.head(hidden[:, :-1][mask[:, 1:].to(device)].float()).squeeze(-1)
+        return torch.zeros(mask.shape).masked_scatter(mask, known.cpu())

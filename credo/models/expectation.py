@@ -1,0 +1,67 @@
+"""The log-ratio that the policy expected at each position: an exact, state-dependent baseline for process rewards.
+
+All three models see the same tokens; their logits at the response positions are alive together, a micro-batch at a
+time. What becomes of the expectation is not known here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from credo.algo.logprobs import CHUNK
+from credo.algo.masked import full_precision
+from credo.data.batching import micro_batches, rows_of
+from credo.models.causal import Compute, predicting_logits
+from credo.types import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def expected_log_ratios(
+    policy: PreTrainedModel,
+    prm: PreTrainedModel,
+    reference: PreTrainedModel,
+    batch: Batch,
+    *,
+    temperature: float,
+    token_budget: int,
+    compute: Compute,
+) -> Float[Tensor, "B S"]:
+    """``E[q]`` over the token that ``policy`` draws at each response position at ``temperature``; 0 off the mask.
+
+    PRM and reference are read at temperature 1, as in q itself.
+    """
+    expected = torch.zeros(batch.tokens.shape)
+    for rows in micro_batches(batch.attention.sum(dim=1), token_budget):
+        part = rows_of(batch, rows)
+        logits = []
+        for model in (policy, prm, reference):
+            positions, made = predicting_logits(model, part.tokens, part.attention, part.mask, compute)
+            wanted = part.mask[:, positions.cpu() + 1]
+            logits.append(made[wanted.to(made.device)])
+        at, token = wanted.nonzero(as_tuple=True)
+        values = _expectation(*logits, temperature=temperature).cpu()
+        expected[rows[at], positions.cpu()[token] + 1] = values
+    return expected
+
+
+def _expectation(
+    policy: Float[Tensor, "N V"], prm: Float[Tensor, "N V"], reference: Float[Tensor, "N V"], *, temperature: float
+) -> Float[Tensor, " N"]:
+    """The expectation row by row, in fp32, in blocks of tokens."""
+    blocks = zip(policy.split(CHUNK), prm.split(CHUNK), reference.split(CHUNK), strict=True)
+    return torch.cat(
+        [
+            (
+                torch.softmax(full_precision(drawn) / temperature, dim=-1)
+                * (torch.log_softmax(full_precision(scored), dim=-1) - torch.log_softmax(full_precision(base), dim=-1))
+            ).sum(dim=-1)
+            for drawn, scored, base in blocks
+        ]
+    )
