@@ -93,6 +93,11 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
         seed=config.run.seed,
     )
     prm, reference = _prm(config, start, policy)
+    if prm is not None and reference is not None and _size(prm.model) != _size(reference.model):
+        console.warn(
+            f"The PRM has {_size(prm.model):,} parameters and its reference {_size(reference.model):,}; unless it was "
+            "trained against this reference its log-ratios say little but length. prm.reference = 'own' is its start."
+        )
     engine = build_engine(start, config.rollout, config.model)
     verifier = build_verifier(config.verify)
     stream = ProblemStream(train, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config))
@@ -286,6 +291,10 @@ def _step_ends(config: TrainConfig, start: CausalModel) -> StepEnds | None:
     return lambda batch: step_ends(batch.tokens, batch.mask, start.tokenizer, pattern)
 
 
+def _size(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _frozen(model: PreTrainedModel, config: TrainConfig) -> Reference:
     return Reference(model, token_budget=config.training.tokens_per_microbatch, compute=config.model.compute)
 
@@ -294,7 +303,7 @@ def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> 
     """The model at ``path``, or a copy of the policy's start. Raises ValueError for another tokenizer than its."""
     if path in ("", config.model.path):
         return copy.deepcopy(start.model)
-    own = load_model(path, device=str(start.model.device))
+    own = load_model(path, key=key, device=str(start.model.device))
     if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise ValueError(
             f"{key} = '{path}' has another tokenizer than model.path = '{config.model.path}'; log-ratios compare "

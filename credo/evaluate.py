@@ -27,7 +27,7 @@ def evaluate(options: EvaluateOptions) -> None:
     verify = VerifyConfig(extract=options.extract, pattern=options.pattern)
     benchmarks = {source: load_problems([source], kind=options.kind)[0] for source in sources}
     set_threads(options.threads)
-    start = load_model(options.model, device=choose_device(options.device))
+    start = load_model(options.model, key="--model", device=choose_device(options.device))
     engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent)
     verifier = build_verifier(verify)
     params = SamplingParams(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)

@@ -38,7 +38,7 @@ class CausalModel:
     pad_id: int
 
 
-def load_model(path: str, *, device: str = "cpu") -> CausalModel:
+def load_model(path: str, *, key: str = "model.path", device: str = "cpu") -> CausalModel:
     """The model at ``path`` in fp32: a folder, a hub id, a ``.gguf`` file (dequantised) or ``package:NAME``.
 
     Raises ValueError if there is no such model, if it is damaged or lacks weights, or if its tokenizer has no
@@ -47,7 +47,7 @@ def load_model(path: str, *, device: str = "cpu") -> CausalModel:
     quiet_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    location, options = resolve_path(path)
+    location, options = resolve_path(path, key)
     dequantised = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
@@ -203,29 +203,32 @@ def _causal_model(model: Any, tokenizer: Any, path: str) -> CausalModel:
     return CausalModel(model=model, tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id)
 
 
-def resolve_path(path: str) -> tuple[str, dict[str, str]]:
-    """The folder (or hub id) to load from, and the name of the ``.gguf`` file in it if it is one."""
+def resolve_path(path: str, key: str = "model.path") -> tuple[str, dict[str, str]]:
+    """The folder (or hub id) to load from, and the name of the ``.gguf`` file in it if it is one.
+
+    ``key`` is the option that gave the path, for the ValueError if there is no such model.
+    """
     if path.startswith("package:"):
         name = path.removeprefix("package:")
         folder = name.replace("-", "_")
         package = importlib.util.find_spec(folder) if folder.isidentifier() else None
         if package is None or not package.submodule_search_locations:
-            raise ValueError(f"The Python package '{name}' of model.path = '{path}' is not installed.")
+            raise ValueError(f"The Python package '{name}' of {key} = '{path}' is not installed.")
         files = sorted(Path(package.submodule_search_locations[0]).rglob("*.gguf"))
         if not files:
-            raise ValueError(f"The Python package '{name}' of model.path = '{path}' holds no .gguf file.")
+            raise ValueError(f"The Python package '{name}' of {key} = '{path}' holds no .gguf file.")
         return str(files[0].parent), {"gguf_file": files[0].name}
     local = Path(path).expanduser()
     if path.endswith(".gguf"):
         if not local.is_file():
-            raise ValueError(f"There is no file at model.path = '{path}'.")
+            raise ValueError(f"There is no file at {key} = '{path}'.")
         return str(local.parent), {"gguf_file": local.name}
     if local.is_dir():
         if not (local / "config.json").is_file():
-            raise ValueError(f"model.path = '{path}' is a folder without config.json, so not a model.")
+            raise ValueError(f"{key} = '{path}' is a folder without config.json, so not a model.")
         return str(local), {}
     if local.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ValueError(f"model.path = '{path}' is neither a model folder nor a hub id.")
+        raise ValueError(f"{key} = '{path}' is neither a model folder nor a hub id.")
     return path, {}
 
 
