@@ -1,10 +1,10 @@
 """The demo under every variant of the algorithm: does it train without instability, and what does it gain?
 
-Run: ``python benchmarks/variants.py [SET ...]`` (default all: estimators tamed credit prm policy controls) from a checkout;
-``--threads N`` sets the CPU threads of each run, ``--seed N`` the seed. Runs go to ``runs/variants``, where those that
-are finished are not made again. Prints a row a run: accuracy before and after, the gain with its interval over
-problems, the PRM's informative pair accuracy and the share of sign flips over the last five steps, the entropy of the
-first and the last step, and how many optimiser steps were skipped for numbers that were not finite.
+Run: ``python benchmarks/variants.py [SET ...]`` (estimators tamed credit prm policy controls; default all) from a
+checkout; ``--threads N`` sets the CPU threads of each run, ``--seed N`` the seed. Runs go to ``runs/variants``, where
+those that are finished are not made again. Prints a row a run: accuracy before and after, the gain with its interval
+over problems, the PRM's informative pair accuracy and the share of sign flips over the last five steps, the entropy of
+the first and the last step, and how many optimiser steps were skipped for numbers that were not finite.
 """
 
 from __future__ import annotations
