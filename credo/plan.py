@@ -5,13 +5,11 @@ Parameters are counted on a model without storage. Activations are not estimated
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from credo.config import TrainConfig
+from credo.models.size import ModelSize, model_size, size_text
 
 WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
 """Bytes a parameter, all fp32; AdamW keeps two moments."""
@@ -19,64 +17,77 @@ CACHE_BYTES = 4
 """Of a cached key or value: rotary embeddings are fp32, so under bf16 autocast the cache is fp32 too."""
 FEW_RESPONSES = 32
 """Fewer than this in an optimiser step are worth a warning."""
+LOOSE_GSPO_CLIP = 0.01
+"""GSPO's paper (arXiv 2507.18071) clips at 3e-4 and 4e-4; above this hardly any response is ever clipped."""
 
 Row = tuple[str, str, int | None]
 """Role, what it holds, bytes if known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSize:
-    """What the configuration of a model, or else its name, says about its size."""
+class Sizes:
+    """The models that a recipe names."""
 
-    parameters: int | None = None
-    source: str
-    """Where the number comes from, for the reader."""
-    cached: int | None = None
-    """Keys and values that one token leaves in the cache, over all layers."""
-    vocabulary: int | None = None
-    positions: int | None = None
-    """The longest sequence it was made for."""
+    policy: ModelSize
+    prm: ModelSize
+    reference: ModelSize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """A model that a run holds."""
+
+    name: str
+    parameters: int | None
+    trained: bool = False
+    saved: bool = False
+    """Whether checkpoints hold it, and its optimiser if it is trained."""
 
 
 def plan(config: TrainConfig) -> str:
     """The plan of ``config`` as text. Raises ValueError for a local model that cannot be read."""
-    policy = model_size(config.model.path)
-    prm = model_size(config.prm.path) if config.prm.path else policy
-    models = [f"policy: {_parameters(policy)}"]
+    sizes = model_sizes(config)
+    models = [f"policy: {sizes.policy.words}"]
     if config.prm.enabled and config.prm.path:
-        models.append(f"PRM: {_parameters(prm)}")
-    rows = memory(config, policy, prm)
+        models.append(f"PRM: {sizes.prm.words}")
+    if config.prm.enabled and config.prm.reference_path:
+        models.append(f"reference: {sizes.reference.words}")
     sections = {
         f"{config.run.name}: {config.run.steps:,} steps": batch_arithmetic(config),
         "Models": models,
-        "Memory": [*_table(rows), "Activations come on top; they grow with training.tokens_per_microbatch."],
-        "Disk": [_disk(config, policy, prm)],
-        "Warnings": list(doubts(config, policy)),
+        "Memory": [
+            *_table(memory(config, sizes)),
+            "Activations come on top; they grow with training.tokens_per_microbatch.",
+        ],
+        "Disk": [disk(config, sizes)],
+        "Warnings": list(doubts(config, sizes)),
     }
     return "\n\n".join("\n  ".join([title, *lines]) for title, lines in sections.items() if lines)
 
 
 def batch_arithmetic(config: TrainConfig) -> list[str]:
     """How a step divides into groups, optimiser steps and micro-batches, one sentence each."""
-    rollout, prm, responses = config.rollout, config.prm, config.responses_per_step
+    rollout, responses = config.rollout, config.responses_per_step
     budget, longest = config.training.tokens_per_microbatch, _longest(config)
     lines = [
         f"{rollout.prompts:,} prompts x {rollout.per_prompt:,} rollouts = {responses:,} responses",
         f"filter: {_kept_groups(config)}",
         f"policy: {_optimiser_steps(responses, config.policy.minibatch)}",
+        *_prm_lines(config),
+        f"baseline: {_baseline(config)}",
     ]
-    if not prm.enabled:
-        lines.append("PRM: none; the outcome is the only reward")
-    else:
-        learning = "frozen" if prm.update == "none" else _optimiser_steps(responses, prm.minibatch)
-        order = {
-            "after": "scores the whole batch, then learns from it",
-            "before": "learns from the batch, then scores it (double forward)",
-            "none": "scores the batch and never learns",
-        }
-        lines += [f"PRM: {learning}", f"order: the PRM {order[prm.update]}; the policy learns last"]
-    if prm.enabled and prm.warmup_steps:
-        lines.append(f"in the first {prm.warmup_steps:,} steps only the PRM learns")
+    if config.policy_starts:
+        learners = ["the critic"] if config.advantage.estimator == "gae" else []
+        if config.prm.enabled and config.prm.update != "none":
+            learners.insert(0, "the PRM")
+        verb = "learns" if len(learners) == 1 else "learn"
+        lines.append(f"in the first {config.policy_starts:,} steps only {' and '.join(learners)} {verb}")
+    if config.instruments.every:
+        prefixes, completions = config.instruments.prefixes, config.instruments.completions
+        lines.append(
+            f"instruments: one step in {config.instruments.every:,} samples 2 x {prefixes:,} prefixes x "
+            f"{completions:,} completions = {_checked_responses(config):,} more responses"
+        )
     rows = max(1, budget // longest)
     return [
         *lines,
@@ -85,32 +96,49 @@ def batch_arithmetic(config: TrainConfig) -> list[str]:
     ]
 
 
-def memory(config: TrainConfig, policy: ModelSize, prm: ModelSize) -> list[Row]:
+def memory(config: TrainConfig, sizes: Sizes) -> list[Row]:
     """Bytes by role. An upper bound where all is known: not everything is alive at once."""
-    trained = WEIGHTS + GRADIENTS + MOMENTS
-    rows: list[Row] = [("policy", "weights, gradients, AdamW's m and v", _times(policy.parameters, trained))]
-    if config.prm.enabled and config.prm.update == "none":
-        rows.append(("PRM", "weights", _times(prm.parameters, WEIGHTS)))
-    elif config.prm.enabled:
-        rows.append(("PRM", "weights, gradients, AdamW's m and v", _times(prm.parameters, trained)))
+    rows: list[Row] = []
+    for role in roles(config, sizes):
+        what = "weights, gradients, AdamW's m and v" if role.trained else "weights"
+        factor = WEIGHTS + GRADIENTS + MOMENTS if role.trained else WEIGHTS
+        rows.append((role.name, what, _times(role.parameters, factor)))
     if config.prm.enabled and config.prm.reference == "policy":
         rows.append(("reference", "none: the policy stands in", 0))
-    elif config.prm.enabled:
-        rows.append(("reference", "weights", _times(policy.parameters, WEIGHTS)))
+    if config.policy.kl_coef > 0 and _reference_is_start(config):
+        rows.append(("KL anchor", "none: the PRM's reference serves", 0))
     compute_bytes = 4
     if config.model.compute == "bf16":
         compute_bytes = 2
-        largest = max(policy.parameters or 0, prm.parameters or 0) or None
+        largest = max(role.parameters or 0 for role in roles(config, sizes)) or None
         rows.append(("bf16", "copy of the weights in use", _times(largest, compute_bytes)))
-    sequences, longest = _concurrent(config), _longest(config)
-    cache = f"{_count(sequences, 'sequence')} of {longest:,} tokens"
-    rows.append(("key-value cache", cache, _times(policy.cached, sequences * longest * CACHE_BYTES)))
-    tokens = max(config.training.tokens_per_microbatch, longest)
-    logits = f"{tokens:,} tokens of one micro-batch, and their gradient"
-    return [*rows, ("logits", logits, _times(policy.vocabulary, 2 * tokens * compute_bytes))]
+    sequences, length = _decoding(config)
+    cache = f"{_count(sequences, 'sequence')} of {length:,} tokens"
+    rows.append(("key-value cache", cache, _times(sizes.policy.cached, sequences * length * CACHE_BYTES)))
+    tokens = max(config.training.tokens_per_microbatch, _longest(config))
+    logits, alive = f"{tokens:,} tokens of one micro-batch, and their gradient", 2
+    if config.prm.enabled and config.advantage.baseline == "expected":
+        logits, alive = f"{tokens:,} tokens of one micro-batch, by three models", 4  # one of them twice, to select
+    return [*rows, ("logits", logits, _times(sizes.policy.vocabulary, alive * tokens * compute_bytes))]
 
 
-def doubts(config: TrainConfig, policy: ModelSize) -> Iterator[str]:
+def roles(config: TrainConfig, sizes: Sizes) -> Iterator[Role]:
+    """Every model of a run, those that another one stands in for aside."""
+    yield Role(name="policy", parameters=sizes.policy.parameters, trained=True, saved=True)
+    if config.prm.enabled:
+        learns = config.prm.update != "none"
+        yield Role(name="PRM", parameters=sizes.prm.parameters, trained=learns, saved=True)
+        if config.prm.ema > 0:
+            yield Role(name="PRM average", parameters=sizes.prm.parameters, saved=True)
+        if config.prm.reference != "policy":
+            yield Role(name="reference", parameters=sizes.reference.parameters)
+    if config.policy.kl_coef > 0 and not _reference_is_start(config):
+        yield Role(name="KL anchor", parameters=sizes.policy.parameters)
+    if config.advantage.estimator == "gae":
+        yield Role(name="critic", parameters=sizes.policy.critic, trained=True, saved=True)
+
+
+def doubts(config: TrainConfig, sizes: Sizes) -> Iterator[str]:
     """What is probably not meant, each with what to change."""
     longest, budget = _longest(config), config.training.tokens_per_microbatch
     if not kept_counts(config):
@@ -126,13 +154,60 @@ def doubts(config: TrainConfig, policy: ModelSize) -> Iterator[str]:
             f"training.tokens_per_microbatch: a response over the limit of {budget:,} tokens stands alone, and it "
             f"may have {longest:,}; memory is for those."
         )
-    if policy.positions and longest > policy.positions:
+    if sizes.policy.positions and longest > sizes.policy.positions:
         yield (
             f"rollout.max_tokens: sequences may have {longest:,} tokens, and the model was made for "
-            f"{policy.positions:,}; lower it or data.max_prompt_tokens."
+            f"{sizes.policy.positions:,}; lower it or data.max_prompt_tokens."
         )
-    reference = _times(policy.parameters, WEIGHTS) or 0
-    if config.prm.enabled and config.prm.reference == "initial" and reference >= 2**30:
+    yield from _policy_doubts(config)
+    if config.prm.enabled:
+        yield from _prm_doubts(config, sizes)
+
+
+def _policy_doubts(config: TrainConfig) -> Iterator[str]:
+    policy = config.policy
+    if policy.loss == "gspo" and max(policy.clip_low, policy.clip_high) > LOOSE_GSPO_CLIP:
+        yield (
+            "policy.clip_low, policy.clip_high: GSPO's ratio is a mean over a response and stays close to 1, so bounds "
+            "of PPO's size never clip; its paper has 3e-4 and 4e-4."
+        )
+    if policy.loss == "pg" and policy.minibatch < config.responses_per_step:
+        yield (
+            "policy.loss: 'pg' is right on the policy's own responses, which they are in the first of "
+            f"{-(-config.responses_per_step // policy.minibatch):,} optimiser steps; raise policy.minibatch to "
+            f"{config.responses_per_step:,} or choose 'ppo'."
+        )
+    if policy.kl_coef > 0 and policy.kl == "k1":
+        yield "policy.kl: the gradient of 'k1' is 0 on average, so it holds nothing; choose 'k2' or 'k3'."
+    if policy.importance_cap > 0 and config.rollout.top_p == 1 and config.model.compute == "fp32":
+        yield (
+            "policy.importance_cap: in fp32 and at rollout.top_p = 1 this engine's probabilities are the trainer's, so "
+            "every weight is 1 up to rounding; set 0."
+        )
+
+
+def _prm_doubts(config: TrainConfig, sizes: Sizes) -> Iterator[str]:
+    prm, advantage = config.prm, config.advantage
+    if config.rollout.per_prompt == 1 and prm.loss != "ce":
+        yield f"prm.loss: '{prm.loss}' compares the responses to one prompt, and rollout.per_prompt is 1; choose 'ce'."
+    if config.rollout.per_prompt == 1 and advantage.gate_accuracy > 0:
+        yield (
+            "advantage.gate_accuracy: without a second response to rank pair accuracy stays at 0.5, so the gate never "
+            "opens; raise rollout.per_prompt or set 0."
+        )
+    if advantage.gamma_process == 0 and not advantage.negative_only:
+        yield (
+            "advantage.gamma_process: immediate credit has made policies run to rare tokens that the PRM overrates; "
+            "watch policy/entropy, or set advantage.negative_only = true."
+        )
+    apart = None not in (sizes.prm.parameters, sizes.reference.parameters)
+    if apart and prm.reference == "initial" and sizes.prm.parameters != sizes.reference.parameters:
+        yield (
+            "prm.reference: PRM and reference are of different size, so their log-ratios begin as the difference "
+            "between two models; set prm.reference = 'own', or prm.reference_path to what the PRM was trained against."
+        )
+    reference = _times(sizes.reference.parameters, WEIGHTS) or 0
+    if _reference_is_start(config) and config.policy.kl_coef == 0 and reference >= 2**30:
         yield f"prm.reference: the frozen start takes {size_text(reference)}; prm.reference = 'policy' does without it."
 
 
@@ -149,85 +224,64 @@ def _optimiser_step_doubts(section: str, minibatch: int, responses: int) -> Iter
 
 
 def kept_counts(config: TrainConfig) -> list[int]:
-    """How many correct responses of a group pass the accuracy band, where scores are 0 or 1."""
+    """How many correct responses of a group pass the filter, where scores are 0 or 1."""
     low, high, k = config.filter.accuracy_low - 1e-6, config.filter.accuracy_high + 1e-6, config.rollout.per_prompt
-    return [correct for correct in range(k + 1) if low <= correct / k <= high]
+    undecided = config.filter.drop_unanimous or config.filter.length_matched
+    counts = range(1, k) if undecided else range(k + 1)
+    return [correct for correct in counts if low <= correct / k <= high]
 
 
-def model_size(path: str) -> ModelSize:
-    """The size of the model at ``path``, exact if its configuration is on this disk, else guessed from its name.
-
-    A local model may still have to be made, so that one is of unknown size. Raises ValueError if it cannot be read.
-    """
-    from credo.models.causal import quiet_transformers, resolve_path
-
-    quiet_transformers()
-    from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        location, options = resolve_path(path)
-    except ValueError as error:
-        return ModelSize(source=str(error).rstrip("."))
-    if not Path(location).is_dir():  # a hub id: what an earlier run has fetched, or nothing; a plan asks no network
-        cached = try_to_load_from_cache(location, "config.json")
-        if not isinstance(cached, str):
-            return _guessed(path)
-        location = str(Path(cached).parent)
-    try:
-        settings = AutoConfig.from_pretrained(location, **options)
-        parameters = _count_parameters(AutoModelForCausalLM, settings)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"The size of the model at '{path}' cannot be told: {reason}") from None
-    return _measured(settings.get_text_config(), parameters)
+def model_sizes(config: TrainConfig) -> Sizes:
+    """The sizes of policy, PRM and reference. Raises ValueError as ``model_size`` does."""
+    policy = model_size(config.model.path)
+    prm = model_size(config.prm.path) if config.prm.path else policy
+    reference = prm if config.prm.reference == "own" else policy
+    if config.prm.reference_path:
+        reference = model_size(config.prm.reference_path)
+    return Sizes(policy=policy, prm=prm, reference=reference)
 
 
-def size_text(count: int | None) -> str:
-    """Bytes as people say them."""
-    if count is None:
-        return "unknown"
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+def _reference_is_start(config: TrainConfig) -> bool:
+    """Whether the PRM's reference is the frozen start of the policy."""
+    start = ("", config.model.path)
+    return config.prm.enabled and config.prm.reference == "initial" and config.prm.reference_path in start
 
 
-def _count_parameters(factory: Any, settings: Any) -> int:
-    import torch
-
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in factory.from_config(settings).parameters())
-
-
-def _measured(settings: Any, parameters: int) -> ModelSize:
-    """Architectures name their parts as they like, and some have no keys and values at all."""
-    heads = getattr(settings, "num_attention_heads", None)
-    layers, width = getattr(settings, "num_hidden_layers", None), getattr(settings, "hidden_size", None)
-    cached = None
-    if heads and layers and width:
-        cached_heads = getattr(settings, "num_key_value_heads", None) or heads
-        cached = 2 * layers * cached_heads * (getattr(settings, "head_dim", None) or width // heads)
-    return ModelSize(
-        parameters=parameters,
-        source="counted",
-        cached=cached,
-        vocabulary=getattr(settings, "vocab_size", None),
-        positions=getattr(settings, "max_position_embeddings", None),
-    )
+def _prm_lines(config: TrainConfig) -> list[str]:
+    prm = config.prm
+    if not prm.enabled:
+        return ["PRM: none; the outcome is the only reward"]
+    learning = "frozen" if prm.update == "none" else _optimiser_steps(config.responses_per_step, prm.minibatch)
+    order = {
+        "after": "scores the whole batch, then learns from it",
+        "before": "learns from the batch, then scores it (double forward)",
+        "none": "scores the batch and never learns",
+    }
+    return [f"PRM: {learning}", f"order: the PRM {order[prm.update]}; the policy learns last"]
 
 
-def _guessed(path: str) -> ModelSize:
-    """A size such as 7B, 0.5B, 135M or 8x7B in the name of a model that is not on this disk."""
-    found = re.search(r"(?<![\w.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", path.rsplit("/", 1)[-1].lower())
-    if not found:
-        return ModelSize(source="not on this disk, and its name tells no size")
-    experts, number, unit = found.groups()
-    parameters = int(experts or 1) * float(number) * (10**9 if unit == "b" else 10**6)
-    return ModelSize(parameters=round(parameters), source="a guess from the name: it is not on this disk")
-
-
-def _parameters(size: ModelSize) -> str:
-    if size.parameters is None:
-        return f"unknown size ({size.source})"
-    return f"{size.parameters:,} parameters ({size.source})"
+def _baseline(config: TrainConfig) -> str:
+    """What outcomes and process rewards are compared with."""
+    own = {
+        "rloo": "the mean of the other responses",
+        "grpo": "the mean of the group, in units of its spread",
+        "reinforce": "none",
+        "reinforce_pp": "none but whitening",
+        "gae": f"a critic, {_optimiser_steps(config.responses_per_step, config.policy.minibatch)}",
+        "remax": f"the greedy response to each prompt that passes the filter, at least {config.rollout.prompts:,} more",
+        "implicit_value": "the PRM's value of the prefix, as a logit",
+        "calibrated_value": "the PRM's value of the prefix, as a probability",
+    }[config.advantage.estimator]
+    process = {
+        "token_mean": "the others' token means",
+        "sequence": "the others' totals",
+        "position": "the others' returns at the same fraction of the response",
+        "expected": "what the policy expected at that token",
+        "none": "none",
+    }
+    if not config.prm.enabled or config.advantage.baseline is None:
+        return own
+    return f"{own}; of process rewards {process[config.advantage.baseline]}"
 
 
 def _kept_groups(config: TrainConfig) -> str:
@@ -255,23 +309,32 @@ def _table(rows: list[Row]) -> list[str]:
     return [f"{role:<16}{what:<56}{size_text(count):>12}" for role, what, count in [*rows, total]]
 
 
-def _disk(config: TrainConfig, policy: ModelSize, prm: ModelSize) -> str:
-    count = _times(policy.parameters, WEIGHTS + MOMENTS)
-    if config.prm.enabled:
-        more = _times(prm.parameters, WEIGHTS if config.prm.update == "none" else WEIGHTS + MOMENTS)
-        count = None if count is None or more is None else count + more
-    kept = (
-        f"the newest {config.checkpoint.keep} are kept, plus one while saving"
-        if config.checkpoint.keep
-        else "all are kept"
-    )
+def disk(config: TrainConfig, sizes: Sizes) -> str:
+    """The size of a checkpoint and how many are kept, in words."""
+    saved = [role for role in roles(config, sizes) if role.saved]
+    parts = [_times(role.parameters, WEIGHTS + MOMENTS if role.trained else WEIGHTS) for role in saved]
+    known = [part for part in parts if part is not None]
+    count = sum(known) if len(known) == len(parts) else None
+    keep = config.checkpoint.keep
+    kept = f"the newest {keep} are kept, plus one while saving" if keep else "all are kept"
     return f"a checkpoint: {size_text(count)}; {kept}"
 
 
-def _concurrent(config: TrainConfig) -> int:
-    """Sequences decoded at once: evaluation can fill all of ``rollout.concurrent``, a round of training may not."""
-    limit = config.rollout.concurrent
-    return limit if config.evaluation.sources else min(limit, config.responses_per_step)
+def _decoding(config: TrainConfig) -> tuple[int, int]:
+    """Sequences decoded at once and their longest length, for the use that fills the cache most.
+
+    Evaluation can fill all of ``rollout.concurrent``, a round of training may not. The prefix check goes on from
+    prefixes of any length by what the shortest of them may need, which can be ``rollout.max_tokens``.
+    """
+    limit, longest = config.rollout.concurrent, _longest(config)
+    uses = [(limit if config.evaluation.sources else min(limit, config.responses_per_step), longest)]
+    if config.instruments.every:
+        uses.append((min(limit, _checked_responses(config)), longest + config.rollout.max_tokens))
+    return max(uses, key=lambda use: use[0] * use[1])
+
+
+def _checked_responses(config: TrainConfig) -> int:
+    return 2 * config.instruments.prefixes * config.instruments.completions
 
 
 def _longest(config: TrainConfig) -> int:

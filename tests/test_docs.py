@@ -28,7 +28,7 @@ from credo.config import SftConfig, TrainConfig
 from credo.data.rows import demonstration_of, problem_of
 from credo.data.sources import parse_generated
 from credo.grading import GradeOptions
-from credo.options import EvaluateOptions
+from credo.options import DiffSemanticsOptions, EvaluateOptions
 from credo.recipe import leaves, read_recipe
 from credo.train import train
 
@@ -165,6 +165,8 @@ def parse(words: list[str]) -> None:
             tyro.cli(EvaluateOptions, args=rest)
         case "verify":
             tyro.cli(GradeOptions, args=rest)
+        case "diff-semantics":
+            tyro.cli(DiffSemanticsOptions, args=rest, config=[tyro.conf.PositionalRequiredArgs])
         case _:
             raise AssertionError(f"teach this test how to parse credo {command}")
 
@@ -195,6 +197,7 @@ def test_commands_name_what_exists(page: Path, tmp_path: Path, monkeypatch: pyte
         (["train", "recipes/absent.toml"], ValueError),
         (["train", "recipes/demo.toml", "--prm.enabeld", "false"], ValueError),
         (["evaluate", "--modle", "x"], SystemExit),
+        (["diff-semantics", "rollouts.jsonl", "--tokns", "5"], SystemExit),
     ],
 )
 def test_a_wrong_command_would_be_noticed(

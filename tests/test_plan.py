@@ -10,8 +10,9 @@ import pytest
 
 from credo import plan as planning
 from credo.config import TrainConfig
-from credo.filtering import why_dropped
-from credo.plan import batch_arithmetic, doubts, kept_counts, memory, model_size, plan, size_text
+from credo.filtering import sift, why_dropped
+from credo.models.size import ModelSize, model_size, size_text
+from credo.plan import Sizes, batch_arithmetic, disk, doubts, kept_counts, memory, model_sizes, plan, roles
 from credo.recipe import build
 from credo.types import Group, Problem, Rollout, Verdict
 
@@ -55,45 +56,11 @@ def config(**options: Any) -> TrainConfig:
 
 
 def sizes(settings: TrainConfig, folder: str) -> dict[str, int | None]:
-    size = model_size(folder)
-    return {role: count for role, _, count in memory(settings, size, size)}
+    return {role: count for role, _, count in memory(settings, alike(model_size(folder)))}
 
 
-def test_parameters_are_counted_without_weights(folder: str):
-    size = model_size(folder)
-    assert size.parameters == PARAMETERS == 800 + 3 * (512 + 256 + 1920 + 32) + 16
-    assert (size.cached, size.vocabulary, size.positions) == (CACHED, V, 512)
-
-
-def test_a_head_size_of_its_own_counts(folder: str, tmp_path: Path):
-    settings = json.loads((Path(folder) / "config.json").read_text()) | {"head_dim": 6, "tie_word_embeddings": False}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    size = model_size(str(tmp_path))
-    assert size.cached == 2 * L * C * 6
-    assert size.parameters == PARAMETERS + V * W + L * (2 * W * H * 2 + 2 * W * C * 2)
-
-
-def test_a_gguf_file_is_counted_from_its_header(tmp_path: Path):
-    gguf = pytest.importorskip("gguf", reason="gguf files need the gguf package")
-    numpy = pytest.importorskip("numpy")
-    path = tmp_path / "tiny.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(L)
-    writer.add_context_length(512)
-    writer.add_embedding_length(W)
-    writer.add_feed_forward_length(I)
-    writer.add_head_count(H)
-    writer.add_head_count_kv(C)
-    writer.add_vocab_size(V)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(D)
-    writer.add_tensor("token_embd.weight", numpy.zeros((V, W), dtype=numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    size = model_size(str(path))
-    assert (size.parameters, size.cached, size.vocabulary) == (PARAMETERS, CACHED, V)
+def alike(size: ModelSize) -> Sizes:
+    return Sizes(policy=size, prm=size, reference=size)
 
 
 def test_memory_by_role(folder: str):
@@ -110,6 +77,46 @@ def test_memory_by_role(folder: str):
 def test_memory_of_a_frozen_prm_judged_by_the_policy(folder: str):
     found = sizes(config(prm__update="none", prm__reference="policy"), folder)
     assert (found["PRM"], found["reference"]) == (4 * PARAMETERS, 0)
+
+
+def test_memory_of_a_critic_and_of_an_average(folder: str):
+    found = sizes(config(advantage__estimator="gae", prm__ema=0.9), folder)
+    assert found["critic"] == 16 * (PARAMETERS + W + 1)
+    assert found["PRM average"] == 4 * PARAMETERS
+    assert not {"critic", "PRM average"} & set(sizes(config(), folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0),
+        ({"prm__reference": "policy"}, 4 * PARAMETERS),
+        ({"prm__path": "p", "prm__reference": "own"}, 4 * PARAMETERS),
+        ({"prm__reference_path": "p"}, 4 * PARAMETERS),
+        ({"prm__enabled": False}, 4 * PARAMETERS),
+    ],
+)
+def test_the_kl_term_needs_the_start_once(folder: str, options: dict[str, Any], expected: int):
+    assert sizes(config(policy__kl_coef=0.1, **options), folder)["KL anchor"] == expected
+    assert "KL anchor" not in sizes(config(**options), folder)
+
+
+def test_the_reference_is_counted_as_the_model_it_is():
+    policy, prm, other = (ModelSize(parameters=count, source="") for count in (5, 7, 11))
+    named = Sizes(policy=policy, prm=prm, reference=other)
+    rows = {role: count for role, _, count in memory(config(prm__path="p", prm__reference_path="o"), named)}
+    assert (rows["policy"], rows["PRM"], rows["reference"]) == (80, 112, 44)
+
+
+def test_the_expected_baseline_holds_the_logits_of_three_models(folder: str):
+    assert sizes(config(advantage__baseline="expected"), folder)["logits"] == 4 * 8192 * V * 4
+
+
+def test_the_prefix_check_can_fill_the_cache_more_than_a_round_does(folder: str):
+    few = {"rollout__prompts": 2, "rollout__per_prompt": 3, "instruments__every": 10}
+    checked = sizes(config(**few, instruments__prefixes=4, instruments__completions=5), folder)
+    assert checked["key-value cache"] == 40 * (100 + 28 + 28) * CACHED * 4
+    assert sizes(config(**few), folder)["key-value cache"] == 256 * (100 + 28 + 28) * CACHED * 4
 
 
 def test_memory_without_a_prm(folder: str):
@@ -182,6 +189,34 @@ def test_the_order_of_scoring_and_learning():
     assert "outcome is the only reward" in order(prm__enabled=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "baseline: the mean of the other responses"),
+        ({"advantage__estimator": "gae", "policy__minibatch": 64}, "baseline: a critic, 2 optimiser steps of 64"),
+        ({"advantage__estimator": "remax"}, "at least 32 more"),
+        (
+            {"advantage__estimator": "reinforce", "advantage__baseline": "position"},
+            "baseline: none; of process rewards",
+        ),
+        ({"instruments__every": 5}, "one step in 5 samples 2 x 32 prefixes x 8 completions = 512 more responses"),
+    ],
+)
+def test_what_outcomes_are_compared_with_and_what_is_sampled_besides(options: dict[str, Any], words: str):
+    assert words in "\n".join(batch_arithmetic(config(**options)))
+
+
+def test_whom_the_policy_waits_for():
+    def waits(**options: Any) -> str:
+        return "\n".join(line for line in batch_arithmetic(config(**options)) if "only" in line)
+
+    critic: dict[str, Any] = {"advantage__estimator": "gae", "critic__warmup_steps": 2}
+    assert waits() == ""
+    assert waits(**critic) == "in the first 2 steps only the PRM and the critic learn"
+    assert waits(**critic, prm__warmup_steps=4) == "in the first 4 steps only the PRM and the critic learn"
+    assert "only the critic learns" in waits(**critic, prm__enabled=False)
+
+
 def group(correct: int, size: int) -> Group:
     rollout = Rollout(prompt_ids=(1,), response_ids=(2,), logprobs=(0.0,), finish="stop")
     return Group(
@@ -198,6 +233,13 @@ def test_the_band_is_the_one_that_collection_keeps(size: int, low: float, high: 
     settings = config(rollout__per_prompt=size, filter__accuracy_low=low, filter__accuracy_high=high)
     kept = [correct for correct in range(size + 1) if why_dropped(group(correct, size), settings.filter) is None]
     assert kept_counts(settings) == kept
+
+
+@pytest.mark.parametrize("option", ["filter__drop_unanimous", "filter__length_matched"])
+def test_the_band_without_unanimous_groups(option: str):
+    settings = config(filter__accuracy_low=0.0, filter__accuracy_high=1.0, **{option: True})
+    sifted = [sift(group(correct, 4), settings.filter, least_judged=2) for correct in range(5)]
+    assert kept_counts(settings) == [correct for correct in range(5) if sifted[correct][1] is None] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -243,12 +285,6 @@ def test_a_local_model_may_still_have_to_be_made(tmp_path: Path):
     assert "32 prompts x 4 rollouts" in text
 
 
-def test_a_local_model_that_cannot_be_read_is_an_error(tmp_path: Path):
-    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
-    with pytest.raises(ValueError, match="no-such-model"):
-        model_size(str(tmp_path))
-
-
 def test_a_plan_adds_up(folder: str):
     text = plan(config(model__path=folder, rollout__concurrent=10))
     cache, logits = 10 * 128 * CACHED * 4, 2 * 8192 * V * 4
@@ -264,18 +300,34 @@ def test_disk_of_a_frozen_prm_and_of_none(folder: str):
     assert f"a checkpoint: {size_text(12 * PARAMETERS)};" in plan(config(model__path=folder, prm__enabled=False))
 
 
+def test_checkpoints_hold_what_learns_and_the_average():
+    everything = config(advantage__estimator="gae", prm__ema=0.9, policy__kl_coef=0.1, prm__reference_path="o")
+    held = list(roles(everything, alike(ModelSize(source=""))))
+    assert [role.name for role in held] == ["policy", "PRM", "PRM average", "reference", "KL anchor", "critic"]
+    assert [role.name for role in held if role.saved] == ["policy", "PRM", "PRM average", "critic"]
+    assert [role.name for role in held if role.trained] == ["policy", "PRM", "critic"]
+
+
+def test_a_checkpoint_with_a_critic_is_larger():
+    size = 100 * 2**20
+    sizes = alike(ModelSize(parameters=size, critic=size, source=""))
+    assert disk(config(advantage__estimator="gae", prm__ema=0.9), sizes).startswith("a checkpoint: 3.9 GiB;")
+    assert disk(config(prm__update="after"), sizes).startswith("a checkpoint: 2.3 GiB;")
+
+
 def test_a_prm_of_its_own_size(folder: str, tmp_path: Path):
     settings = json.loads((Path(folder) / "config.json").read_text()) | {"num_hidden_layers": 1}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     text = plan(config(model__path=folder, prm__path=str(tmp_path)))
     assert f"PRM: {PARAMETERS - 2 * LAYER:,} parameters" in text
-
-
-def test_sizes_as_people_say_them():
-    assert size_text(None) == "unknown"
-    assert size_text(0) == "0.0 MiB"
-    assert size_text(2**30 - 2**20) == "1,023.0 MiB"
-    assert size_text(3 * 2**29) == "1.5 GiB"
+    doubted = "PRM and reference are of different size"
+    assert doubted in text
+    own = config(model__path=folder, prm__path=str(tmp_path), prm__reference="own")
+    assert doubted not in plan(own)
+    assert model_sizes(own).reference.parameters == PARAMETERS - 2 * LAYER
+    offline = plan(config(model__path=folder, prm__path=str(tmp_path), prm__reference_path=str(tmp_path)))
+    assert doubted not in offline
+    assert f"reference: {PARAMETERS - 2 * LAYER:,} parameters" in offline
 
 
 @pytest.mark.parametrize(
@@ -289,16 +341,58 @@ def test_sizes_as_people_say_them():
         ({"filter__accuracy_low": 0.3, "filter__accuracy_high": 0.45}, "rollout.per_prompt"),
         ({"training__tokens_per_microbatch": 100}, "training.tokens_per_microbatch"),
         ({"rollout__max_tokens": 1000}, "data.max_prompt_tokens"),
+        ({"policy__loss": "gspo"}, "policy.clip_low"),
+        ({"policy__loss": "pg", "policy__minibatch": 50}, "first of 3 optimiser steps"),
+        ({"policy__kl_coef": 0.1, "policy__kl": "k1"}, "policy.kl"),
+        ({"policy__importance_cap": 2.0}, "policy.importance_cap"),
+        ({"advantage__gamma_process": 0.0}, "advantage.negative_only"),
     ],
 )
 def test_what_is_doubtful_is_said_with_what_to_change(folder: str, options: dict[str, Any], named: str):
-    size = model_size(folder)
-    assert not list(doubts(config(), size))
-    assert named in " ".join(doubts(config(**options), size))
+    sizes = alike(model_size(folder))
+    assert not list(doubts(config(), sizes))
+    assert named in " ".join(doubts(config(**options), sizes))
+
+
+def test_what_is_as_it_should_be_is_not_doubted():
+    sizes = alike(ModelSize(source=""))
+    for sound in (
+        {"policy__loss": "gspo", "policy__clip_low": 3e-4, "policy__clip_high": 4e-4},
+        {"policy__loss": "pg"},
+        {"policy__kl": "k2", "policy__kl_coef": 0.1},
+        {"policy__importance_cap": 2.0, "rollout__top_p": 0.9},
+        {"policy__importance_cap": 2.0, "model__compute": "bf16"},
+        {"advantage__gamma_process": 0.0, "advantage__negative_only": True},
+        {"advantage__gamma_process": 0.9},
+        {"advantage__estimator": "reinforce", "rollout__per_prompt": 1, "rollout__prompts": 128}
+        | {"filter__accuracy_low": 0.0, "filter__accuracy_high": 1.0},
+        {"prm__enabled": False, "advantage__gamma_process": 0.0},
+    ):
+        assert list(doubts(config(**sound), sizes)) == []
+
+
+def test_the_gate_and_losses_between_responses_need_a_second_response():
+    one: dict[str, Any] = {"rollout__per_prompt": 1, "rollout__prompts": 128, "advantage__estimator": "reinforce"}
+    one |= {"filter__accuracy_low": 0.0, "filter__accuracy_high": 1.0}
+    sizes = alike(ModelSize(source=""))
+    gated = list(doubts(config(**one, advantage__gate_accuracy=0.8), sizes))
+    assert [doubt.split(":")[0] for doubt in gated] == ["advantage.gate_accuracy"]
+    paired = list(doubts(config(**one, prm__loss="dpo"), sizes))
+    assert [doubt.split(":")[0] for doubt in paired] == ["prm.loss"]
+
+
+def test_a_prm_of_another_size_wants_a_reference_of_its_own():
+    policy, small = ModelSize(parameters=200, source=""), ModelSize(parameters=100, source="")
+    beside_policy = Sizes(policy=policy, prm=small, reference=policy)
+    assert ["prm.reference" in doubt for doubt in doubts(config(prm__path="small"), beside_policy)] == [True]
+    own = config(prm__path="small", prm__reference="own")
+    assert not list(doubts(own, Sizes(policy=policy, prm=small, reference=small)))
 
 
 def test_a_large_reference_can_be_done_without():
-    size = planning.ModelSize(parameters=2**28, source="")
-    assert ["1.0 GiB" in doubt for doubt in doubts(config(), size)] == [True]
-    assert not list(doubts(config(prm__reference="policy"), size))
-    assert not list(doubts(config(prm__enabled=False), size))
+    sizes = alike(ModelSize(parameters=2**28, source=""))
+    assert ["1.0 GiB" in doubt for doubt in doubts(config(), sizes)] == [True]
+    assert not list(doubts(config(prm__reference="policy"), sizes))
+    assert not list(doubts(config(prm__enabled=False), sizes))
+    assert not list(doubts(config(policy__kl_coef=0.1), sizes))  # the KL term needs it
+    assert not list(doubts(config(prm__reference_path="offline-start"), sizes))

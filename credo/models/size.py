@@ -1,0 +1,102 @@
+"""How large a model is, by its configuration or else its name. Weights are neither loaded nor fetched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from credo.models.causal import quiet_transformers, resolve_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """What the configuration of a model, or else its name, says about its size."""
+
+    parameters: int | None = None
+    source: str
+    """Where the number comes from, for the reader."""
+    critic: int | None = None
+    """Parameters of a critic made from it: its body and a linear head."""
+    cached: int | None = None
+    """Keys and values that one token leaves in the cache, over all layers."""
+    vocabulary: int | None = None
+    positions: int | None = None
+    """The longest sequence it was made for."""
+
+    @property
+    def words(self) -> str:
+        """For the reader: how many parameters, and how that is known."""
+        known = self.parameters is not None
+        return f"{self.parameters:,} parameters ({self.source})" if known else f"unknown size ({self.source})"
+
+
+def model_size(path: str) -> ModelSize:
+    """The size of the model at ``path``, exact if its configuration is on this disk, else guessed from its name.
+
+    A local model may still have to be made, so that one is of unknown size. Raises ValueError if it cannot be read.
+    """
+    quiet_transformers()
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        location, options = resolve_path(path)
+    except ValueError as error:
+        return ModelSize(source=str(error).rstrip("."))
+    if not Path(location).is_dir():  # a hub id: what an earlier run has fetched, or nothing; a plan asks no network
+        cached = try_to_load_from_cache(location, "config.json")
+        if not isinstance(cached, str):
+            return _guessed(path)
+        location = str(Path(cached).parent)
+    try:
+        settings = AutoConfig.from_pretrained(location, **options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"The size of the model at '{path}' cannot be told: {reason}") from None
+    return _measured(model)
+
+
+def size_text(count: int | None) -> str:
+    """Bytes as people say them."""
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def _measured(model: Any) -> ModelSize:
+    """Architectures name their parts as they like, and some have no keys and values at all."""
+    settings = model.config.get_text_config()
+    heads = getattr(settings, "num_attention_heads", None)
+    layers, width = getattr(settings, "num_hidden_layers", None), getattr(settings, "hidden_size", None)
+    cached = None
+    if heads and layers and width:
+        cached_heads = getattr(settings, "num_key_value_heads", None) or heads
+        cached = 2 * layers * cached_heads * (getattr(settings, "head_dim", None) or width // heads)
+    return ModelSize(
+        parameters=_count(model),
+        source="counted",
+        critic=_count(model.base_model) + width + 1 if width else None,
+        cached=cached,
+        vocabulary=getattr(settings, "vocab_size", None),
+        positions=getattr(settings, "max_position_embeddings", None),
+    )
+
+
+def _guessed(path: str) -> ModelSize:
+    """A size such as 7B, 0.5B, 135M or 8x7B in the name of a model that is not on this disk."""
+    found = re.search(r"(?<![\w.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", path.rsplit("/", 1)[-1].lower())
+    if not found:
+        return ModelSize(source="not on this disk, and its name tells no size")
+    experts, number, unit = found.groups()
+    parameters = round(int(experts or 1) * float(number) * (10**9 if unit == "b" else 10**6))
+    return ModelSize(parameters=parameters, critic=parameters, source="a guess from the name: it is not on this disk")
+
+
+def _count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,93 @@
+"""Sizes against numbers worked out by hand for a model small enough to count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from credo.models.size import model_size, size_text
+
+# Llama with words V, width W, layers L, inner width I, heads H of D, cached heads C:
+V, W, L, I, H, D, C = 50, 16, 3, 40, 4, 4, 2  # noqa: E741
+LAYER = 2 * W * H * D + 2 * W * C * D + 3 * W * I + 2 * W  # q and o, k and v, the gated MLP, two norms
+PARAMETERS = V * W + L * LAYER + W  # the output layer shares the embedding
+CACHED = 2 * L * C * D
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    settings = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": V,
+        "hidden_size": W,
+        "num_hidden_layers": L,
+        "intermediate_size": I,
+        "num_attention_heads": H,
+        "num_key_value_heads": C,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+    }
+    path = tmp_path_factory.mktemp("model")
+    (path / "config.json").write_text(json.dumps(settings))
+    return str(path)
+
+
+def test_parameters_are_counted_without_weights(folder: str):
+    size = model_size(folder)
+    assert size.parameters == PARAMETERS == 800 + 3 * (512 + 256 + 1920 + 32) + 16
+    assert (size.cached, size.vocabulary, size.positions) == (CACHED, V, 512)
+
+
+def test_a_critic_has_a_head_in_place_of_the_vocabulary_s(folder: str, tmp_path: Path):
+    assert model_size(folder).critic == PARAMETERS + W + 1  # the shared embedding stays
+    settings = json.loads((Path(folder) / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    untied = model_size(str(tmp_path))
+    assert (untied.parameters, untied.critic) == (PARAMETERS + V * W, PARAMETERS + W + 1)
+
+
+def test_a_head_size_of_its_own_counts(folder: str, tmp_path: Path):
+    settings = json.loads((Path(folder) / "config.json").read_text()) | {"head_dim": 6, "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    size = model_size(str(tmp_path))
+    assert size.cached == 2 * L * C * 6
+    assert size.parameters == PARAMETERS + V * W + L * (2 * W * H * 2 + 2 * W * C * 2)
+
+
+def test_a_gguf_file_is_counted_from_its_header(tmp_path: Path):
+    gguf = pytest.importorskip("gguf", reason="gguf files need the gguf package")
+    numpy = pytest.importorskip("numpy")
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(L)
+    writer.add_context_length(512)
+    writer.add_embedding_length(W)
+    writer.add_feed_forward_length(I)
+    writer.add_head_count(H)
+    writer.add_head_count_kv(C)
+    writer.add_vocab_size(V)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(D)
+    writer.add_tensor("token_embd.weight", numpy.zeros((V, W), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    size = model_size(str(path))
+    assert (size.parameters, size.cached, size.vocabulary) == (PARAMETERS, CACHED, V)
+
+
+def test_a_local_model_that_cannot_be_read_is_an_error(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(ValueError, match="no-such-model"):
+        model_size(str(tmp_path))
+
+
+def test_sizes_as_people_say_them():
+    assert size_text(None) == "unknown"
+    assert size_text(0) == "0.0 MiB"
+    assert size_text(2**30 - 2**20) == "1,023.0 MiB"
+    assert size_text(3 * 2**29) == "1.5 GiB"
