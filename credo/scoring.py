@@ -37,7 +37,9 @@ class Scores:
     @property
     def finite(self) -> bool:
         """Whether every number here can be learnt from."""
-        return self.log_ratios is None or bool(self.log_ratios.isfinite().all())
+        evidence = self.evidence
+        numbers = self.log_ratios, evidence.values, evidence.greedy_log_ratios, evidence.expected_log_ratios
+        return all(bool(x.isfinite().all()) for x in numbers if x is not None)
 
 
 def score_and_learn(

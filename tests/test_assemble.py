@@ -69,9 +69,112 @@ def test_the_prm_may_start_from_other_weights(tmp_path: Path):
     assert all(torch.equal(value, loaded[key]) for key, value in parts.prm.model.state_dict().items())
 
 
+def same_weights(one: Any, other: Any) -> bool:
+    return all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_reference_may_be_the_prms_start_or_a_third_model(tmp_path: Path):
+    other, third = (str(tiny_model(tmp_path / name, seed=seed)) for name, seed in (("other", 1), ("third", 2)))
+    for changes, path in (({"prm__reference": "own"}, other), ({"prm__reference_path": third}, third)):
+        parts = parts_of(tmp_path, prm__path=other, **changes)
+        assert isinstance(parts.reference, Reference)
+        assert parts.prm is not None
+        assert same_weights(parts.reference.model, load_model(path).model)
+        assert parts.reference.model is not parts.prm.model
+        assert not any(parameter.requires_grad for parameter in parts.reference.model.parameters())
+        assert all(parameter.requires_grad for parameter in parts.prm.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({}, True),
+        ({"prm__path": "other"}, True),
+        ({"prm__reference_path": "other"}, False),
+        ({"prm__path": "other", "prm__reference": "own"}, False),
+        ({"prm__reference": "policy"}, False),
+        ({"prm__enabled": False, "filter__drop_unanimous": True}, False),
+    ],
+    ids=str,
+)
+def test_the_anchor_is_the_policys_start(tmp_path: Path, changes: dict[str, Any], shared: bool):
+    other = str(tiny_model(tmp_path / "other", seed=1))
+    changes = {key: other if value == "other" else value for key, value in changes.items()}
+    parts = parts_of(tmp_path, policy__kl_coef=0.1, **changes)
+    assert parts.anchor is not None
+    assert (parts.anchor is parts.reference) == shared, "one model is held once"
+    assert same_weights(parts.anchor.model, load_model(str(tmp_path / "model")).model)
+    assert parts.anchor.model is not parts.policy.model
+    assert not any(parameter.requires_grad for parameter in parts.anchor.model.parameters())
+    assert all(parameter.requires_grad for parameter in parts.policy.model.parameters())
+
+
+def test_what_nobody_reads_is_not_made(tmp_path: Path):
+    parts = parts_of(tmp_path)
+    assert (parts.anchor, parts.critic, parts.step_ends) == (None, None, None)
+    assert parts.prm is not None
+    assert parts.prm.average is None
+    assert parts.collector.stream.memory is None
+    assert not parts.collector.greedy
+    assert parts.gate.open(0.0) == 1.0
+    ratios, mask = torch.randn(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    assert parts.control(ratios, mask, 0) is ratios
+
+
+def test_options_reach_the_part_that_reads_them(tmp_path: Path):
+    parts = parts_of(
+        tmp_path,
+        advantage__estimator="gae",
+        advantage__gate_accuracy=0.75,
+        advantage__gae_lambda=0.9,
+        advantage__normalizer_floor=0.5,
+        critic__lr=1e-3,
+        policy__minibatch=7,
+        policy__max_grad_norm=3.0,
+        prm__granularity="step",
+        prm__beta=0.2,
+        prm__ema=0.5,
+        filter__memory_floor=0.25,
+        filter__accuracy_low=0.1,
+        filter__length_matched=True,
+    )
+    critic, rules, memory = parts.critic, parts.rules, parts.collector.stream.memory
+    assert critic is not None
+    assert (critic.minibatch, critic.optimizer.lr, critic.optimizer.max_grad_norm) == (7, 1e-3, 3.0)
+    assert same_weights(critic.trunk, parts.policy.model.base_model)
+    assert critic.trunk is not parts.policy.model.base_model
+    assert (rules.estimator, rules.gae_lambda, rules.beta, rules.granularity) == ("gae", 0.9, 0.2, "step")
+    assert (rules.normalizer_floor, rules.normalizer, rules.whitening) == (0.5, None, None)
+    assert parts.gate.open(0.625) == pytest.approx(0.5)
+    assert parts.step_ends is not None
+    assert memory is not None
+    assert (memory.floor, memory.per_prompt, memory.low, memory.high, memory.drop_unanimous) == (0.25, 4, 0.1, 1, True)
+    assert parts_of(tmp_path, advantage__estimator="remax").collector.greedy
+
+
+@pytest.mark.parametrize(("estimator", "least"), [("rloo", 2), ("grpo", 2), ("reinforce", 1), ("gae", 1), ("remax", 1)])
+def test_a_baseline_of_others_needs_two(tmp_path: Path, estimator: str, least: int):
+    assert parts_of(tmp_path, advantage__estimator=estimator).collector.least_judged == least
+
+
+@pytest.mark.parametrize("control", ["shuffled", "random"])
+def test_a_control_draws_anew_at_every_step_and_the_same_in_every_run(tmp_path: Path, control: str):
+    ratios, mask = torch.arange(40.0).view(2, 20), torch.ones(2, 20, dtype=torch.bool)
+    one, same = (parts_of(tmp_path, advantage__control=control).control for _ in range(2))
+    other = parts_of(tmp_path, advantage__control=control, run__seed=2).control
+    first = one(ratios, mask, 0)
+    assert first is not None
+    assert torch.equal(first, same(ratios, mask, 0))  # pyright: ignore[reportArgumentType]
+    for another in (one(ratios, mask, 1), other(ratios, mask, 0), ratios):
+        assert another is not None
+        assert not torch.equal(first, another)
+    assert one(None, mask, 0) is None, "without a PRM there is nothing to replace"
+
+
 def test_a_prm_with_another_vocabulary_is_refused(tmp_path: Path):
     other = tiny_model(tmp_path / "other", alphabet="abcde=")
     assert "prm.path" in refused(tmp_path, prm__path=str(other))
+    assert "prm.reference_path" in refused(tmp_path, prm__reference_path=str(other))
 
 
 def test_the_embedded_engine_samples_from_the_policy_itself(tmp_path: Path):

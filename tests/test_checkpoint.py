@@ -11,9 +11,10 @@ import torch
 from tiny import tiny_groups
 
 from credo import checkpoint
-from credo.config import ArchitectureConfig, PolicyConfig, PrmConfig
+from credo.config import ArchitectureConfig, CriticConfig, PolicyConfig, PrmConfig
 from credo.data.batching import collate
 from credo.models.causal import CausalModel, build_model
+from credo.models.critic import Critic
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.types import Batch
@@ -30,8 +31,13 @@ def policy_of(model: CausalModel) -> Policy:
     return Policy(model.model, config, temperature=1.0, token_budget=64, compute="fp32", seed=0)
 
 
-def prm_of(model: CausalModel) -> Prm:
-    return Prm(model.model, PrmConfig(lr=1e-2), token_budget=64, compute="fp32")
+def prm_of(model: CausalModel, *, ema: float = 0.0) -> Prm:
+    return Prm(model.model, PrmConfig(lr=1e-2, ema=ema), token_budget=64, compute="fp32")
+
+
+def critic_of(model: CausalModel) -> Critic:
+    config = CriticConfig(lr=1e-2)
+    return Critic(model.model, config, minibatch=2, max_grad_norm=1.0, token_budget=64, compute="fp32", seed=0)
 
 
 def batch() -> Batch:
@@ -46,10 +52,19 @@ def learnt(policy: Policy, prm: Prm | None) -> None:
         prm.update(rollouts, prm.score(rollouts, torch.zeros(rollouts.tokens.shape)))
 
 
-def saved(folder: Path, step: int, *, keep: int = 2, prm: Prm | None = None, **state: Any) -> Path:
+def saved(
+    folder: Path, step: int, *, keep: int = 2, prm: Prm | None = None, critic: Critic | None = None, **state: Any
+) -> Path:
     model = start()
     return checkpoint.save(
-        folder, step, policy=policy_of(model), prm=prm, tokenizer=model.tokenizer, state=state, keep=keep
+        folder,
+        step,
+        policy=policy_of(model),
+        prm=prm,
+        critic=critic,
+        tokenizer=model.tokenizer,
+        state=state,
+        keep=keep,
     )
 
 
@@ -88,6 +103,79 @@ def test_what_is_restored_is_what_was_saved_bit_for_bit(tmp_path: Path):
     learnt(other_policy, other_prm)
     assert all(torch.equal(one, other) for one, other in zip(state_of(prm), state_of(other_prm), strict=True))
     assert all(torch.equal(one, other) for one, other in zip(state_of(policy), state_of(other_policy), strict=True))
+
+
+def test_critic_and_average_are_restored_bit_for_bit_and_go_on_alike(tmp_path: Path):
+    rollouts = batch()
+    zeros = torch.zeros(rollouts.tokens.shape)
+
+    def learn(prm: Prm, critic: Critic) -> None:
+        prm.update(rollouts, zeros)
+        critic.update(rollouts, critic.values(rollouts), rollouts.mask * rollouts.outcomes[:, None])
+
+    def tensors(prm: Prm, critic: Critic) -> list[torch.Tensor]:
+        assert prm.average is not None
+        moments = critic.optimizer.adamw.state_dict()["state"].values()
+        kept = [*prm.average.parameters(), *critic.trunk.parameters(), *critic.head.parameters()]
+        return [*state_of(prm), *kept, *(value for entry in moments for value in entry.values())]
+
+    ours = prm_of(start(1), ema=0.9), critic_of(start(2))
+    learn(*ours)
+    folder = saved(tmp_path, 1, prm=ours[0], critic=ours[1])
+    theirs = prm_of(start(3), ema=0.9), critic_of(start(4))
+    checkpoint.restore(checkpoint.read(folder), policy=policy_of(start()), prm=theirs[0], critic=theirs[1])
+    assert theirs[1].optimizer.steps == ours[1].optimizer.steps == 2
+    for _ in range(2):
+        assert all(torch.equal(*pair) for pair in zip(tensors(*ours), tensors(*theirs), strict=True))
+        assert torch.equal(ours[0].score(rollouts, zeros), theirs[0].score(rollouts, zeros))
+        assert torch.equal(ours[1].values(rollouts), theirs[1].values(rollouts))
+        learn(*ours)
+        learn(*theirs)
+    assert theirs[0].average is not None
+    assert not any(parameter.requires_grad for parameter in theirs[0].average.parameters())
+
+
+def test_the_average_is_not_the_newest_prm(tmp_path: Path):
+    prm = prm_of(start(1), ema=0.9)
+    learnt(policy_of(start()), prm)
+    folder = saved(tmp_path, 1, prm=prm)
+    newest, average = (folder / name / "model.safetensors" for name in ("prm", "prm-average"))
+    assert newest.read_bytes() != average.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "was", "now"),
+    [
+        ("prm.enabled", {}, {"prm": 0.0}),
+        ("prm.enabled", {"prm": 0.0}, {}),
+        ("prm.ema", {"prm": 0.0}, {"prm": 0.5}),
+        ("prm.ema", {"prm": 0.5}, {"prm": 0.0}),
+        ("advantage.estimator", {"prm": 0.0}, {"prm": 0.0, "critic": True}),
+        ("advantage.estimator", {"critic": True}, {}),
+    ],
+)
+def test_a_checkpoint_of_other_models_names_the_option(
+    tmp_path: Path, option: str, was: dict[str, Any], now: dict[str, Any]
+):
+    def made(which: dict[str, Any]) -> dict[str, Any]:
+        prm = prm_of(start(1), ema=which["prm"]) if "prm" in which else None
+        return {"prm": prm, "critic": critic_of(start()) if "critic" in which else None}
+
+    found = checkpoint.read(saved(tmp_path, 1, **made(was)))
+    policy = policy_of(start(5))
+    before = state_of(policy)[0].clone()
+    with pytest.raises(ValueError, match="another") as error:
+        checkpoint.restore(found, policy=policy, **made(now))
+    assert option in str(error.value)
+    assert torch.equal(state_of(policy)[0], before), "nothing is restored by halves"
+
+
+@pytest.mark.parametrize("name", ["critic.pt", "prm-average/model.safetensors"])
+def test_a_damaged_critic_or_average_is_named(tmp_path: Path, name: str):
+    folder = saved(tmp_path, 1, prm=prm_of(start(1), ema=0.5), critic=critic_of(start()))
+    flip(folder / name)
+    with pytest.raises(ValueError, match=name):
+        checkpoint.read(folder)
 
 
 def test_policy_and_prm_are_folders_that_transformers_loads(tmp_path: Path):
@@ -195,6 +283,6 @@ def test_a_run_with_a_prm_cannot_go_on_from_one_without(tmp_path: Path):
 
 
 def test_every_file_is_in_the_manifest(tmp_path: Path):
-    folder = saved(tmp_path, 1, prm=prm_of(start(1)))
+    folder = saved(tmp_path, 1, prm=prm_of(start(1), ema=0.5), critic=critic_of(start()))
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert set(json.loads((folder / "manifest.json").read_text())) == files - {"manifest.json"}

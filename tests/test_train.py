@@ -15,12 +15,14 @@ from tiny import PAIRS, lines, tiny_config, tiny_groups, tiny_model, tiny_parts,
 from torch import Tensor, nn
 
 from credo.algo.masked import row_mean, row_sum
+from credo.algo.policy_losses import approx_kl
 from credo.assemble import Parts, assemble
 from credo.config import TrainConfig
 from credo.dist.world import World
 from credo.interruption import Interruption
 from credo.journal import Journal, Step
 from credo.loggers import Loggers, RecordingLogger
+from credo.models.causal import load_model
 from credo.run_folder import RunFolder
 from credo.train import loop, prime_step, train
 from credo.types import Group, Problem, Unknown, Verdict
@@ -143,6 +145,50 @@ def test_while_the_prm_warms_up_the_policy_stays(tmp_path: Path):
         assert not torch.equal(weights(parts.policy.model), policy)
 
 
+@pytest.mark.parametrize("with_prm", [True, False])
+def test_while_the_critic_warms_up_the_policy_stays_and_the_others_learn(tmp_path: Path, with_prm: bool):
+    changes = {"advantage__estimator": "gae", "critic__warmup_steps": 2, **({} if with_prm else OUTCOME_ONLY)}
+    with assembled(tmp_path, **changes) as (config, parts, groups):
+        assert parts.critic is not None
+        policy = weights(parts.policy.model)
+        for done in (0, 1):
+            learners = [parts.critic.trunk, *([parts.prm.model] if parts.prm is not None else [])]
+            before = [weights(learner) for learner in learners]
+            made = prime_step(parts, groups, config, done, World())
+            assert "policy/loss" not in made.metrics
+            assert torch.equal(weights(parts.policy.model), policy)
+            if done > 0:  # the first step only moves the head: it began at 0
+                assert all(not torch.equal(weights(x), y) for x, y in zip(learners, before, strict=True))
+        assert prime_step(parts, groups, config, 2, World()).metrics["policy/optimizer_steps"] == 1
+        assert not torch.equal(weights(parts.policy.model), policy)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"prm__reference": "policy"}, OUTCOME_ONLY], ids=["initial", "policy", "outcome"]
+)
+def test_the_kl_term_holds_the_policy_to_its_start(tmp_path: Path, changes: dict[str, Any]):
+    changes = {"policy__kl_coef": 0.1, "rollout__temperature": 0.5, **changes}
+    with assembled(tmp_path, **changes) as (config, parts, groups):
+        first = prime_step(parts, groups, config, 0, World())
+        assert first.metrics["policy/kl_to_reference"] == pytest.approx(0.0, abs=1e-9)
+        start = tiny_parts(tmp_path)[1].policy.logprobs(first.batch, temperature=0.5)
+        now = parts.policy.logprobs(first.batch, temperature=0.5)
+        second = prime_step(parts, groups, config, 1, World())
+        expected = approx_kl(start, now, first.batch.mask).item()
+        assert expected > 1e-4
+        assert second.metrics["policy/kl_to_reference"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_strong_kl_term_pulls_the_policy_back(tmp_path: Path):
+    apart = []
+    for coef in (0.001, 10.0):
+        with assembled(tmp_path, policy__kl_coef=coef, **OUTCOME_ONLY) as (config, parts, groups):
+            for done in range(4):
+                made = prime_step(parts, groups, config, done, World())
+            apart.append(made.metrics["policy/kl_to_reference"])
+    assert apart[1] < apart[0] / 2
+
+
 def test_outcome_only_credits_outcomes_alone(tmp_path: Path):
     with assembled(tmp_path, **OUTCOME_ONLY, prm__warmup_steps=9) as (config, parts, groups):
         before = weights(parts.policy.model)
@@ -199,6 +245,18 @@ def test_a_prm_of_nans_teaches_nobody_anything(tmp_path: Path):
         assert (made.advantages == 0).all()
 
 
+def test_log_ratios_of_nans_teach_the_critic_nothing_either(tmp_path: Path):
+    changes = {"prm__path": poisoned_model(tmp_path / "poisoned"), "advantage__estimator": "gae"}
+    with assembled(tmp_path, **changes) as (config, parts, groups):
+        assert parts.critic is not None
+        before = weights(parts.critic.head), weights(parts.policy.model)
+        made = prime_step(parts, groups, config, 0, World())
+        assert made.metrics["policy/skipped_steps"] == 1
+        assert "critic/loss" not in made.metrics
+        assert torch.equal(weights(parts.critic.head), before[0])
+        assert torch.equal(weights(parts.policy.model), before[1])
+
+
 def test_nans_are_dumped_and_stop_the_run_at_the_limit(tmp_path: Path):
     poisoned = poisoned_model(tmp_path / "poisoned")
     config = tiny_config(tmp_path, run__steps=9, prm__path=poisoned, training__max_nonfinite_steps=3)
@@ -210,6 +268,51 @@ def test_nans_are_dumped_and_stop_the_run_at_the_limit(tmp_path: Path):
     dumped = torch.load(folder / "nonfinite" / "step-000001.pt", weights_only=True)
     assert dumped["log_ratios"].isnan().any()
     assert dumped["tokens"].shape == dumped["mask"].shape == dumped["advantages"].shape
+
+
+ESTIMATORS = ("rloo", "grpo", "reinforce", "reinforce_pp", "gae", "remax")
+RUNS = [
+    *(({"advantage__estimator": name}, 4) for name in (*ESTIMATORS, "implicit_value", "calibrated_value")),
+    *(({"advantage__estimator": name, **OUTCOME_ONLY}, 4) for name in ESTIMATORS),
+    *(({"advantage__estimator": name}, 1) for name in ("reinforce", "gae")),
+    *(
+        ({"advantage__estimator": name, "prm__enabled": False, "filter__accuracy_high": 1.0}, 1)
+        for name in ("reinforce", "gae", "remax")
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "per_prompt"), RUNS, ids=str)
+def test_every_estimator_runs_with_and_without_a_prm(tmp_path: Path, changes: dict[str, Any], per_prompt: int):
+    config = tiny_config(tmp_path, run__steps=2, rollout__per_prompt=per_prompt, **changes)
+    folder = train(config)
+    rows = lines(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["policy/skipped_steps"] == 0 and row["policy/optimizer_steps"] == 1 for row in rows)
+    assert all(row["outcome/responses"] == 4 * per_prompt for row in rows)
+    for row in rows:
+        assert ("prm/loss" in row) == config.prm.enabled
+        assert ("critic/loss" in row) == (config.advantage.estimator == "gae")
+    last = load_model(str(folder / "checkpoints" / "step-000002" / "policy")).model
+    moved = weights(last) - weights(load_model(config.model.path).model)
+    assert moved.isfinite().all()
+    assert moved.abs().max() > 1e-3
+
+
+def test_remax_compares_with_the_greedy_response_of_the_prompt(tmp_path: Path):
+    config = tiny_config(
+        tmp_path, advantage__estimator="remax", advantage__whitening="none", **OUTCOME_ONLY, run__steps=2
+    )
+    folder = train(config)
+    baselines: set[float] = set()
+    for path in sorted((folder / "rollouts").iterdir()):
+        greedy: dict[str, set[float]] = {}
+        for row in lines(path):
+            (advantage,) = set(row["advantages"])
+            greedy.setdefault(row["id"], set()).add(row["score"] - advantage)
+        assert all(len(each) == 1 for each in greedy.values()), "one baseline a prompt"
+        baselines |= set.union(*greedy.values())
+    assert baselines <= {0.0, 1.0}
 
 
 def test_steps_without_a_group_stop_the_run(tmp_path: Path):

@@ -35,7 +35,8 @@ def expected_log_ratios(
 ) -> Float[Tensor, "B S"]:
     """``E[q]`` over the token that ``policy`` draws at each response position at ``temperature``; 0 off the mask.
 
-    PRM and reference are read at temperature 1, as in q itself.
+    PRM and reference are read at temperature 1, as in q itself. Models of one tokenizer can have output layers of
+    different widths (padding of the vocabulary); tokens beyond the narrowest are never drawn and count 0.
     """
     expected = torch.zeros(batch.tokens.shape)
     for rows in micro_batches(batch.attention.sum(dim=1), token_budget):
@@ -52,16 +53,13 @@ def expected_log_ratios(
 
 
 def _expectation(
-    policy: Float[Tensor, "N V"], prm: Float[Tensor, "N V"], reference: Float[Tensor, "N V"], *, temperature: float
+    policy: Float[Tensor, "N V"], prm: Float[Tensor, "N W"], reference: Float[Tensor, "N U"], *, temperature: float
 ) -> Float[Tensor, " N"]:
     """The expectation row by row, in fp32, in blocks of tokens."""
-    blocks = zip(policy.split(CHUNK), prm.split(CHUNK), reference.split(CHUNK), strict=True)
-    return torch.cat(
-        [
-            (
-                torch.softmax(full_precision(drawn) / temperature, dim=-1)
-                * (torch.log_softmax(full_precision(scored), dim=-1) - torch.log_softmax(full_precision(base), dim=-1))
-            ).sum(dim=-1)
-            for drawn, scored, base in blocks
-        ]
-    )
+    shared = min(policy.shape[1], prm.shape[1], reference.shape[1])
+    values = []
+    for drawn, scored, base in zip(policy.split(CHUNK), prm.split(CHUNK), reference.split(CHUNK), strict=True):
+        chances = torch.softmax(full_precision(drawn) / temperature, dim=-1)[:, :shared]
+        scores, bases = (torch.log_softmax(full_precision(x), dim=-1)[:, :shared] for x in (scored, base))
+        values.append((chances * (scores - bases)).sum(dim=-1))
+    return torch.cat(values)

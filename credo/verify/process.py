@@ -107,7 +107,4 @@ def _program() -> str:
     """A one-line program for the child that can import what the parent can, from absolute places only."""
     package_root = str(Path(__file__).resolve().parents[2])
     places = [place for place in [*sys.path, package_root] if os.path.isabs(place)]
-    return (
-        f"import sys; sys.path += [place for place in {places!r} if place not in sys.path]; "
-        "from credo.verify.worker import main; main()"
-    )
+    return f"import sys; sys.path[:] = {places!r}; from credo.verify.worker import main; main()"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
 
 from credo.checkpoint import newest_whole
@@ -91,15 +92,30 @@ def remembered(run: Path) -> tuple[Any, ...]:
     """Everything of a run that must not depend on how often it was disturbed."""
     last = run / "checkpoints" / f"step-{STEPS:06d}"
     state = json.loads((last / "state.json").read_text())
+    manifest = json.loads((last / "manifest.json").read_text())
+    manifest.pop("state.json")  # it holds the run's folder
+    pickled = {name: plain(torch.load(last / name, weights_only=True)) for name in manifest if name.endswith(".pt")}
+    pickled["optimizers.pt"].pop("random")  # torch's own generator, from which no run draws
     return (
         untimed(lines(run / "metrics.jsonl")),
-        lines(run / "evaluation.jsonl"),
+        lines(run / "evaluation.jsonl") if (run / "evaluation.jsonl").exists() else [],
         [lines(path) for path in sorted((run / "rollouts").iterdir())],
-        (last / "policy" / "model.safetensors").read_bytes(),
-        (last / "prm" / "model.safetensors").read_bytes(),
-        state["collector"],
-        state["watch"],
+        manifest | pickled,  # the same tensors can be pickled in other bytes
+        {name: state[name] for name in state.keys() - {"config"}},
     )
+
+
+def plain(value: Any) -> Any:
+    """What was pickled, as something that ``==`` compares."""
+    match value:
+        case torch.Tensor():
+            return value.tolist()
+        case dict():
+            return {key: plain(own) for key, own in value.items()}
+        case list() | tuple():
+            return [plain(own) for own in value]
+        case _:
+            return value
 
 
 def test_a_run_killed_three_times_is_the_run_that_was_not(tmp_path: Path, undisturbed: Path):
@@ -133,3 +149,79 @@ def test_a_run_told_to_stop_saves_and_goes_on(tmp_path: Path, undisturbed: Path,
     assert 5 <= whole.step == steps_of(run) < STEPS, "every finished step is saved"
     main(["train", str(path)])
     assert remembered(run) == remembered(undisturbed)
+
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "gae": {
+        "advantage__estimator": "gae",
+        "advantage__gate_accuracy": 0.9,
+        "advantage__control": "shuffled",
+        "critic__lr": 1e-2,
+        "critic__warmup_steps": 2,
+        "prm__update": "before",
+        "prm__ema": 0.7,
+        "prm__loss": "bon_rm",
+        "policy__kl_coef": 0.1,
+    },
+    "remax": {
+        "advantage__estimator": "remax",
+        "advantage__control": "random",
+        "prm__reference": "policy",
+        "prm__ema": 0.7,
+        "prm__granularity": "step",
+        "prm__step_boundary": "regex",
+        "prm__step_pattern": "[abcd]",
+        "prm__warmup_steps": 5,
+    },
+}
+"""As much of what a run remembers as goes together; both with a memory of solve rates and measurements of the PRM."""
+
+
+def stateful(folder: Path, name: str) -> Path:
+    folder.mkdir()
+    return tiny_recipe(
+        folder,
+        run__steps=STEPS,
+        rollout__prompts=3,
+        rollout__max_tokens=3,
+        filter__accuracy_low=0.2,
+        filter__accuracy_high=0.8,
+        filter__max_empty_steps=STEPS,
+        filter__memory_floor=0.05,
+        instruments__every=2,
+        instruments__prefixes=3,
+        instruments__completions=2,
+        checkpoint__every=3,
+        **STATEFUL[name],
+    )
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_whatever_a_run_remembers_outlives_a_kill_and_a_stop(tmp_path: Path, name: str):
+    whole, path, run = stateful(tmp_path / "whole", name), stateful(tmp_path / "x", name), tmp_path / "x" / "runs/run"
+    main(["train", str(whole)])
+    with started(path) as process:
+        wait_for(range(4, STEPS), run, process)
+        process.kill()
+        assert ended(process) == -signal.SIGKILL
+    begun = newest_whole(run / "checkpoints", pytest.fail)
+    with started(path) as process:
+        wait_for(range((begun.step if begun else 0) + 1), run, process)
+        wait_for(range(7, STEPS), run, process)
+        os.kill(process.pid or 0, signal.SIGTERM)
+        assert ended(process) == 0
+    assert steps_of(run) < STEPS
+    with started(path) as process:
+        assert ended(process) == 0
+    expected = remembered(tmp_path / "whole" / "runs" / "run")
+    assert remembered(run) == expected
+    rows, _, _, manifest, state = expected
+    assert any(row["filter/passed_over"] for row in rows), "the memory has a say"
+    assert any(row.get("prm/prefix_stretches") for row in rows)
+    assert "prm-average/model.safetensors" in manifest
+    assert ("critic.pt" in manifest) == (name == "gae")
+    if name == "gae":
+        assert any(0 < row.get("prm/gate", 0) < 1 for row in rows)
+        assert len(state["gate"]["accuracies"]) == 5
+    else:
+        assert any(row["filter/reused"] for row in rows), "a surplus with greedy responses is carried"
