@@ -78,7 +78,7 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
     if not scores.finite:
         return Step.not_finite(batch, scores.log_ratios, learnt)
 
-    rules = heard(parts, batch, scores)
+    rules = heard(parts, batch, scores, world.all_reduce)
     log_ratios = parts.control(scores.log_ratios, batch.mask, policy.version)
     returns = prime_returns(
         log_ratios,

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,6 +20,7 @@ from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
 
 from credo.checkpoint import newest_whole
 from credo.cli import main
+from credo.loggers import JsonlLogger
 
 STEPS = 14
 LONGEST_WAIT = 120.0
@@ -196,23 +197,29 @@ def stateful(folder: Path, name: str) -> Path:
     )
 
 
+def disturbed(path: str, number: signal.Signals, at: int) -> None:
+    """``credo train`` that is sent the signal ``number`` as soon as the metrics of step ``at`` are written."""
+    log = JsonlLogger.log
+
+    def log_and_signal(self: JsonlLogger, step: int, metrics: Mapping[str, float]) -> None:
+        log(self, step, metrics)
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    JsonlLogger.log = log_and_signal  # in a process of its own
+    main(["train", path])
+
+
 @pytest.mark.parametrize("name", STATEFUL)
 def test_whatever_a_run_remembers_outlives_a_kill_and_a_stop(tmp_path: Path, name: str):
     whole, path, run = stateful(tmp_path / "whole", name), stateful(tmp_path / "x", name), tmp_path / "x" / "runs/run"
     main(["train", str(whole)])
-    with started(path) as process:
-        wait_for(range(4, STEPS), run, process)
-        process.kill()
-        assert ended(process) == -signal.SIGKILL
-    begun = newest_whole(run / "checkpoints", pytest.fail)
-    with started(path) as process:
-        wait_for(range((begun.step if begun else 0) + 1), run, process)
-        wait_for(range(7, STEPS), run, process)
-        os.kill(process.pid or 0, signal.SIGTERM)
-        assert ended(process) == 0
-    assert steps_of(run) < STEPS
-    with started(path) as process:
-        assert ended(process) == 0
+    for number, at, status in ((signal.SIGKILL, 5, -signal.SIGKILL), (signal.SIGTERM, 8, 0)):
+        process = STARTER.Process(target=disturbed, args=(str(path), number, at))
+        process.start()
+        assert ended(process) == status
+        assert steps_of(run) == at
+    main(["train", str(path)])
     expected = remembered(tmp_path / "whole" / "runs" / "run")
     assert remembered(run) == expected
     rows, _, _, manifest, state = expected
