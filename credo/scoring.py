@@ -97,7 +97,7 @@ def score(
 
 
 def heard(parts: Parts, batch: Batch, scores: Scores, all_reduce: AllReduce = local) -> CreditRules:
-    """Collective. The rules of credit, the process reward as loud as the PRM has earned (``advantage.gate_accuracy``)."""
+    """Collective. The rules of credit, the process reward as loud as the PRM has earned by ``gate_accuracy``."""
     if scores.held_out is None:
         return parts.rules
     accuracy = informative_pair_accuracy(scores.held_out, batch.outcomes, batch.mask, batch.group_ids, all_reduce)
