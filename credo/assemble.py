@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from credo.algo.controls import noise, shuffled
 from credo.algo.credit import CreditRules
 from credo.collect import Collector
-from credo.config import DataConfig, ModelConfig, RolloutConfig, TrainConfig, VerifyConfig
+from credo.config import DataConfig, ModelConfig, RolloutConfig, SandboxConfig, TrainConfig, VerifyConfig
 from credo.console import Console
 from credo.data.memory import SolveRates
 from credo.data.problems import load_problems, without
@@ -34,7 +34,8 @@ from credo.rollout.torch_engine import TorchEngine
 from credo.seeds import mixed_seed
 from credo.types import Batch, Problem
 from credo.verify.extraction import Extraction
-from credo.verify.pool import JudgePool
+from credo.verify.router import verifier_for
+from credo.verify.strictness import Strictness
 from credo.verify.verifier import Verifier
 
 if TYPE_CHECKING:
@@ -78,8 +79,25 @@ class Parts:
 def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
     """Loads the data, then the models. Raises ValueError for whatever the user can mend."""
     set_threads(config.run.threads)
-    device = choose_device(config.run.device)
     train, held_out = _problems(config, console)
+    verifier = build_verifier(config.verify, config.sandbox, {problem.kind for problem in [*train, *held_out]})
+    try:
+        return _assembled(config, world, console, train, held_out, verifier)
+    except BaseException:
+        verifier.close()
+        raise
+
+
+def _assembled(
+    config: TrainConfig,
+    world: World,
+    console: Console,
+    train: list[Problem],
+    held_out: list[Problem],
+    verifier: Verifier,
+) -> Parts:
+    """The models, and what is made of them."""
+    device = choose_device(config.run.device)
     start = load_model(config.model.path, device=device)
     encode, decode = encoder(start, config.data), decoder(start)
     train = _short_enough(train, encode, config.data, console)
@@ -93,16 +111,12 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
         seed=config.run.seed,
     )
     prm, reference = _prm(config, start, policy)
-    if prm is not None and reference is not None and _size(prm.model) != _size(reference.model):
-        console.warn(
-            f"The PRM has {_size(prm.model):,} parameters and its reference {_size(reference.model):,}; unless it was "
-            "trained against this reference its log-ratios say little but length. prm.reference = 'own' is its start."
-        )
+    _warn_of_sizes(prm, reference, console)
     engine = build_engine(start, config.rollout, config.model)
-    verifier = build_verifier(config.verify)
-    stream = ProblemStream(train, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config))
     collector = Collector(
-        stream=stream,
+        stream=ProblemStream(
+            train, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config)
+        ),
         engine=engine,
         verifier=verifier,
         encode=encode,
@@ -147,13 +161,23 @@ def build_engine(start: CausalModel, rollout: RolloutConfig, model: ModelConfig)
     )
 
 
-def build_verifier(config: VerifyConfig) -> Verifier:
-    """The verifier of all kinds of problems; its processes start with the first response."""
-    return JudgePool(
-        Extraction(kind=config.extract, pattern=config.pattern),
+def build_verifier(config: VerifyConfig, sandbox: SandboxConfig, kinds: Collection[str]) -> Verifier:
+    """The verifier of problems of these kinds; processes that judge text start with the first response.
+
+    Raises ValueError or RuntimeError if this machine cannot judge them: a function not found, too weak a sandbox.
+    """
+    return verifier_for(
+        kinds,
+        kind=config.kind,
+        extraction=Extraction(kind=config.extract, pattern=config.pattern),
+        strictness=Strictness(need_units=config.need_units, decimal_digits=config.decimal_digits),
         workers=config.workers,
         deadline=config.deadline,
         memory_mb=config.memory_mb,
+        sandbox_url=sandbox.url,
+        min_level=sandbox.min_level,
+        partial=sandbox.partial,
+        float_tolerance=sandbox.float_tolerance,
     )
 
 
@@ -289,6 +313,14 @@ def _step_ends(config: TrainConfig, start: CausalModel) -> StepEnds | None:
         return None
     pattern = step_pattern(config.prm.step_boundary, config.prm.step_pattern)
     return lambda batch: step_ends(batch.tokens, batch.mask, start.tokenizer, pattern)
+
+
+def _warn_of_sizes(prm: Prm | None, reference: Reference | Policy | None, console: Console) -> None:
+    if prm is not None and reference is not None and _size(prm.model) != _size(reference.model):
+        console.warn(
+            f"The PRM has {_size(prm.model):,} parameters and its reference {_size(reference.model):,}; unless it was "
+            "trained against this reference its log-ratios say little but length. prm.reference = 'own' is its start."
+        )
 
 
 def _size(model: PreTrainedModel) -> int:

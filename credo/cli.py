@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 COMMANDS = {
     "sft": "supervised warm-up: build or tune a model on demonstrations",
@@ -15,7 +15,11 @@ COMMANDS = {
     "evaluate": "avg@k of a model on problems, with intervals",
     "plan": "batch arithmetic and memory of a recipe, without loading anything",
     "verify": "judge the responses of a file",
+    "data": "inspect: is every row of a data set fit to be graded against?",
     "diff-semantics": "official, paper's and verl's advantages of the same responses",
+}
+DATA_COMMANDS = {
+    "inspect": "grade every gold against itself, its solution and its labels; list what fails",
 }
 Options = TypeVar("Options")
 
@@ -60,15 +64,12 @@ def _run(command: str, words: list[str]) -> None:
             _evaluate(words)
         case "verify":
             _verify(words)
+        case "data":
+            _data(words)
         case "diff-semantics":
             _diff_semantics(words)
         case _:
-            import difflib
-
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            raise ValueError(
-                f"There is no command '{command}'.{f' Did you mean {near[0]}?' if near else ''} See credo --help."
-            )
+            _refuse(command, COMMANDS, "credo --help")
 
 
 def _train(words: list[str]) -> None:
@@ -112,6 +113,22 @@ def _verify(words: list[str]) -> None:
     from credo.grading import GradeOptions, grade
 
     grade(_parsed(GradeOptions, "verify", words))
+
+
+def _data(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_listed("credo data says what is in data sets.", DATA_COMMANDS, "credo data COMMAND --help tells more."))
+        sys.exit(0)
+    match words[0]:
+        case "inspect":
+            from credo.options import InspectOptions
+
+            options = _parsed(InspectOptions, "data inspect", words[1:], positional=True)
+            from credo.data_inspection import inspect_data
+
+            inspect_data(options)
+        case _:
+            _refuse(f"data {words[0]}", [f"data {name}" for name in DATA_COMMANDS], "credo data --help")
 
 
 def _diff_semantics(words: list[str]) -> None:
@@ -185,9 +202,19 @@ def _recipe_help(tree: type, command: str) -> None:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
-    return "\n".join(["credo trains language models with PRIME.", "", *lines, "", "credo COMMAND --help tells more."])
+    return _listed("credo trains language models with PRIME.", COMMANDS, "credo COMMAND --help tells more.")
+
+
+def _listed(first: str, commands: Mapping[str, str], last: str) -> str:
+    width = max(map(len, commands)) + 2
+    return "\n".join([first, "", *(f"  {name:<{width}}{text}" for name, text in commands.items()), "", last])
+
+
+def _refuse(command: str, known: Iterable[str], help: str) -> NoReturn:
+    import difflib
+
+    near = difflib.get_close_matches(command, list(known), n=1)
+    raise ValueError(f"There is no command '{command}'.{f' Did you mean {near[0]}?' if near else ''} See {help}.")
 
 
 def _leave(sentence: str, *, status: int = 1) -> None:

@@ -20,6 +20,7 @@ from credo.filtering import DROP_REASONS, Sifted, sift
 from credo.rollout.engine import Progress, RolloutEngine, SamplingParams
 from credo.seeds import mixed_seed
 from credo.types import Greedy, Group, Problem, Rollout, Unknown, Verdict
+from credo.verify.router import kind_metrics
 from credo.verify.verifier import Verifier
 
 
@@ -148,7 +149,7 @@ class Collector:
         verdicts = self.verifier.verify(tasks)
         tally.sampling_seconds += sampled - started
         tally.verifying_seconds += time.perf_counter() - sampled
-        tally.see(rollouts, verdicts, greedy=greedy)
+        tally.see(problems, rollouts, verdicts, greedy=greedy)
         return [
             judged_group(problem, rollouts[i], responses[i], verdicts[i * k : (i + 1) * k])
             for i, problem in enumerate(problems)
@@ -216,10 +217,16 @@ class _Tally:
         self.responses = self.tokens = self.truncated = self.judged = self.left_out = 0
         self.greedy = self.greedy_tokens = 0
         self.score = self.longest = 0.0
+        self.by_kind: list[tuple[str, Verdict | Unknown]] = []
         self.sampling_seconds = self.verifying_seconds = 0.0
 
     def see(
-        self, rollouts: Sequence[Sequence[Rollout]], verdicts: Sequence[Verdict | Unknown], *, greedy: bool
+        self,
+        problems: Sequence[Problem],
+        rollouts: Sequence[Sequence[Rollout]],
+        verdicts: Sequence[Verdict | Unknown],
+        *,
+        greedy: bool,
     ) -> None:
         """Takes note of every rollout, before any filter; of greedy ones only the tokens and what was not judged."""
         self.reasons.update(verdict.reason for verdict in verdicts if isinstance(verdict, Unknown))
@@ -232,6 +239,8 @@ class _Tally:
             self.tokens += len(rollout.response_ids)
             self.longest = max(self.longest, float(len(rollout.response_ids)))
             self.truncated += rollout.finish == "length"
+        kinds = [problem.kind for problem, group in zip(problems, rollouts, strict=True) for _ in group]
+        self.by_kind += zip(kinds, verdicts, strict=True)
         for verdict in verdicts:
             if isinstance(verdict, Verdict):
                 self.judged += 1
@@ -267,6 +276,7 @@ class _Tally:
             "rollout/max_length": self.longest,
             "rollout/truncated_share": self.truncated / responses,
             "verify/unknown": float(self.reasons.total()),
+            **kind_metrics(self.by_kind),
             "filter/rounds": float(self.rounds),
             "filter/drawn": float(self.drawn),
             "filter/kept": float(self.kept),

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from credo.assemble import build_verifier, decoder, encoder
-from credo.config import DataConfig, VerifyConfig
+from credo.config import DataConfig, SandboxConfig, VerifyConfig
 from credo.console import Console
 from credo.data.problems import load_problems
 from credo.dist.device import choose_device, set_threads
@@ -24,12 +24,13 @@ def evaluate(options: EvaluateOptions) -> None:
     _check(options)
     sources = [source for source in options.benchmarks.split(",") if source]
     prompts = DataConfig(train=tuple(sources), template=options.template, system=options.system, suffix=options.suffix)
-    verify = VerifyConfig(extract=options.extract, pattern=options.pattern)
+    verify = VerifyConfig(kind=options.verify, extract=options.extract, pattern=options.pattern)
     benchmarks = {source: load_problems([source], kind=options.kind)[0] for source in sources}
     set_threads(options.threads)
+    kinds = {problem.kind for problems in benchmarks.values() for problem in problems}
     start = load_model(options.model, key="--model", device=choose_device(options.device))
     engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent)
-    verifier = build_verifier(verify)
+    verifier = build_verifier(verify, SandboxConfig(url=options.sandbox_url), kinds)
     params = SamplingParams(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)
     results = []
     try:

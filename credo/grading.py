@@ -1,4 +1,4 @@
-"""``credo verify``: judge a JSONL file of responses into a JSONL file of verdicts, row by row, resumable.
+"""``credo verify``: judge a JSONL file of responses or programs into a JSONL file of verdicts, row by row, resumable.
 
 It decides nothing about answers; the verifier does. Rows are read and written in chunks, so a file may be larger than
 memory. A row that cannot be judged is ``unknown`` and never stops the command.
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from credo.config import Extract
 
 if TYPE_CHECKING:
-    from credo.types import Problem, Unknown, Verdict
+    from credo.types import Kind, Problem, Unknown, Verdict
     from credo.verify.verifier import Verifier
 
 LONGEST_ROW = 16 << 20
@@ -26,16 +26,21 @@ _CHUNK_ROWS = 256
 _CHUNK_BYTES = 32 << 20
 
 
+KINDS = ("math", "code", "gym", "exact", "regex")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradeOptions:
     """Judge the responses of a file.
 
     Input rows are {"id", "response", "answer"}; for gym {"id", "response", "family"} with either "entry" or "answer"
-    and "metadata". Output rows are {"id", "verdict", "score", "reason", "seconds"}, in the same order.
+    and "metadata"; for code {"id", "tests"} with "program" or "response". Output rows are {"id", "verdict", "score",
+    "reason", "seconds"}, in the same order.
     """
 
-    kind: Literal["math", "gym", "exact"]
-    """How the responses are judged."""
+    kind: str
+    """How the responses are judged: math, code, gym, exact, regex (the answer is a regular expression for the whole
+    response), or by a function of yours: python:MODULE:FUNCTION, trl:MODULE:FUNCTION, verl:FILE.py[:FUNCTION]."""
     input: Path
     """JSONL file of responses."""
     output: Path
@@ -47,9 +52,15 @@ class GradeOptions:
     workers: int = 2
     """Verifier processes."""
     deadline: float = 5.0
-    """Seconds for one response; past them its verdict is unknown."""
+    """Seconds for one response, or for one test of a program; past them the verdict is unknown, the test failed."""
     memory_mb: int = 2048
-    """Memory limit of one verifier process."""
+    """Memory limit of one verifier process, and of a program."""
+    sandbox_url: str = ""
+    """Run programs on the SandboxFusion server at http://HOST:PORT instead of here."""
+    min_level: Literal[1, 2, 3] = 2
+    """Refuse to run programs here in a weaker sandbox: 1 has limits, 2 also namespaces, 3 also a system-call filter."""
+    partial: bool = True
+    """The score of a program is the share of its tests that pass; otherwise all or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +76,25 @@ def grade(options: GradeOptions) -> None:
     """Judges and prints a summary. Raises ValueError for what the user can mend."""
     from credo.console import Console
     from credo.verify.extraction import Extraction
-    from credo.verify.pool import JudgePool
+    from credo.verify.router import verifier_for
 
-    verifier = JudgePool(
-        Extraction(kind=options.extract, pattern=options.pattern),
+    if options.kind not in KINDS and ":" not in options.kind:
+        raise ValueError(
+            f"--kind {options.kind} is none of {', '.join(KINDS)}, nor python:MODULE:FUNCTION or its like."
+        )
+    total = count_rows(options.input)
+    verifier = verifier_for(
+        {options.kind},
+        kind="auto" if options.kind in KINDS else options.kind,
+        extraction=Extraction(kind=options.extract, pattern=options.pattern),
         workers=options.workers,
         deadline=options.deadline,
         memory_mb=options.memory_mb,
+        sandbox_url=options.sandbox_url,
+        min_level=options.min_level,
+        partial=options.partial,
     )
     console = Console()
-    total = count_rows(options.input)
     shown = 0
     try:
         with console.stage(options.input.name, "rows", total) as advance:
@@ -94,7 +114,7 @@ def grade(options: GradeOptions) -> None:
 
 
 def grade_file(
-    kind: Literal["math", "gym", "exact"],
+    kind: str,
     input: Path,
     output: Path,
     *,
@@ -177,7 +197,7 @@ def _earlier(input: Path, output: Path) -> tuple[Counter[str], int]:
     return counts, keep
 
 
-def _judged(kind: Literal["math", "gym", "exact"], chunk: list[bytes], verifier: Verifier) -> list[dict[str, Any]]:
+def _judged(kind: str, chunk: list[bytes], verifier: Verifier) -> list[dict[str, Any]]:
     """The output rows of a chunk."""
     rows = [_parsed(line) for line in chunk]
     tasks: dict[int, tuple[Problem, str]] = {}
@@ -223,27 +243,52 @@ def _id(row: Any) -> object:
     return row.get("id") if isinstance(row, dict) else None
 
 
-def _task(kind: Literal["math", "gym", "exact"], row: Any) -> tuple[Problem, str]:
+def _task(kind: str, row: Any) -> tuple[Problem, str]:
     """What a row asks for. ValueError: it lacks something."""
-    from credo.types import Problem
-
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    needed = {"math": "answer", "exact": "answer", "gym": "family"}[kind]
-    missing = [key for key in ("id", "response", needed) if key not in row]
+    source = "program" if kind == "code" and "program" in row else "response"
+    needed = {"math": "answer", "exact": "answer", "regex": "answer", "gym": "family", "code": "tests"}
+    missing = [key for key in ("id", source, *filter(None, [needed.get(kind)])) if key not in row]
     if missing:
         raise ValueError(f"no {' and no '.join(repr(key) for key in missing)} in this row")
-    if not isinstance(row["response"], str):
-        raise ValueError("'response' is not a string")
-    answer, extra = row.get("answer"), {}
-    if kind == "gym":
-        extra = {"family": row["family"], "entry": _entry(row)}
-        answer = extra["entry"].get("answer") or ""
+    response = row[source]
+    if not isinstance(response, str):
+        raise ValueError(f"'{source}' is not a string")
+    if source == "program" and "```" in response:  # it would be taken for a response around a program
+        response = f"exec({ascii(response).replace('`', chr(92) + 'x60')})"
+    return _problem(kind, row), response
+
+
+def _problem(kind: str, row: dict[str, Any]) -> Problem:
+    """The problem that a row answers. For a function of the user's everything else in the row is ``extra``."""
+    from credo.data.rows import messages_of
+    from credo.types import Problem
+
+    answer, extra, prompt = row.get("answer"), {}, ""
+    match kind:
+        case "gym":
+            extra = {"family": row["family"], "entry": _entry(row)}
+            answer = extra["entry"].get("answer") or ""
+        case "code":
+            extra, answer = {"tests": row["tests"]}, ""
+        case "math" | "exact" | "regex":
+            pass
+        case _:
+            extra = {key: value for key, value in row.items() if key not in ("id", "response", "answer", "prompt")}
+            prompt, kind, answer = row.get("prompt", ""), "exact", row.get("answer", "")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise ValueError("'answer' is neither a string nor a number")
-    return Problem(id=str(row["id"]), kind=kind, prompt="", answer=str(answer), source="", extra=extra), row["response"]
+    return Problem(
+        id=str(row["id"]),
+        kind=cast("Kind", kind),
+        prompt=prompt if isinstance(prompt, str) else messages_of(prompt, "prompt"),
+        answer=str(answer),
+        source=str(row.get("source", "")),
+        extra=extra,
+    )
 
 
 def _entry(row: dict[str, Any]) -> dict[str, Any]:

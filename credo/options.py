@@ -29,8 +29,12 @@ class EvaluateOptions:
     """Use the first so many problems of each benchmark; 0 uses all."""
     seed: int = 0
     """The same seed gives the same responses."""
-    kind: Literal["math", "exact"] = "math"
+    kind: Literal["math", "code", "exact", "regex"] = "math"
     """How answers of files are judged where a row does not say."""
+    verify: str = "auto"
+    """By the kind of each problem, or all by a function of yours: python:MODULE:FUNCTION, trl:.., verl:FILE.py."""
+    sandbox_url: str = ""
+    """Run programs on the SandboxFusion server at http://HOST:PORT instead of here."""
     extract: Extract = "auto"
     """Where the answer stands in a response."""
     pattern: str = ""
@@ -67,3 +71,27 @@ class DiffSemanticsOptions:
     """As prm.beta; only the paper's semantics feels it."""
     process_coef: float = 1.0
     """As advantage.process_coef: weight of the process return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Is every row of a data set fit to be graded against?
+
+    Grades each gold answer against itself, against the row's own solution and labelled responses, finds duplicates and
+    unreadable rows, and lists what fails in FILE.quarantine.jsonl. Programs run if a row has tests.
+    """
+
+    sources: tuple[str, ...]
+    """Files (.jsonl, .parquet), folders of them, or gym:FAMILY?size=..&parameter=.."""
+    kind: Literal["math", "code", "exact", "regex"] = "math"
+    """How rows are graded that do not say."""
+    quarantine: Path | None = None
+    """Write the rows that fail to this file instead of one beside each source."""
+    long_prompt: int = 8000
+    """Characters from which a prompt counts as long."""
+    workers: int = 2
+    """Verifier processes."""
+    deadline: float = 5.0
+    """Seconds for one grading, or for one test of a program."""
+    sandbox_url: str = ""
+    """Run programs on the SandboxFusion server at http://HOST:PORT instead of here."""

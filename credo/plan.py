@@ -190,11 +190,6 @@ def _prm_doubts(config: TrainConfig, sizes: Sizes) -> Iterator[str]:
     prm, advantage = config.prm, config.advantage
     if config.rollout.per_prompt == 1 and prm.loss != "ce":
         yield f"prm.loss: '{prm.loss}' compares the responses to one prompt, and rollout.per_prompt is 1; choose 'ce'."
-    if config.rollout.per_prompt == 1 and advantage.gate_accuracy > 0:
-        yield (
-            "advantage.gate_accuracy: without a second response to rank pair accuracy stays at 0.5, so the gate never "
-            "opens; raise rollout.per_prompt or set 0."
-        )
     if advantage.gamma_process == 0 and not advantage.negative_only:
         yield (
             "advantage.gamma_process: immediate credit has made policies run to rare tokens that the PRM overrates; "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Kind = Literal["math", "gym", "exact"]
+Kind = Literal["math", "code", "gym", "exact", "regex"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

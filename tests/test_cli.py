@@ -14,7 +14,7 @@ from tiny import PAIRS, tiny_model, tiny_problems, tiny_recipe
 
 import credo
 from credo import cli
-from credo.cli import COMMANDS, main
+from credo.cli import COMMANDS, DATA_COMMANDS, main
 
 CREDO = str(Path(sys.executable).with_name("credo"))
 
@@ -85,6 +85,9 @@ def test_help_on_a_command_needs_no_torch():
         (["plan", "absent.toml"], "absent.toml"),
         (["verify", "--kind", "exact", "--input", "absent.jsonl", "--output", "out.jsonl"], "absent.jsonl"),
         (["evaluate", "--model", "absent", "--benchmarks", "absent.jsonl"], "absent.jsonl"),
+        (["verify", "--kind", "maths", "--input", "a.jsonl", "--output", "out.jsonl"], "maths"),
+        (["data", "inspekt"], "Did you mean data inspect?"),
+        (["data", "inspect", "absent.jsonl"], "absent.jsonl"),
         (["diff-semantics", "absent.json"], "absent.json"),
         (["diff-semantics", "absent.jsonl"], "absent.jsonl"),
     ],
@@ -94,7 +97,8 @@ def test_a_mistake_is_one_sentence(arguments: list[str], named: str, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "arguments", [["evaluate", "--modle", "x"], ["verify", "--kind", "maths"], ["evaluate"], ["diff-semantics"]]
+    "arguments",
+    [["evaluate", "--modle", "x"], ["verify", "--kind", "math"], ["data", "inspect"], ["evaluate"], ["diff-semantics"]],
 )
 def test_a_wrong_option_leaves_with_1(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as leaving:
@@ -187,6 +191,26 @@ def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [(row["id"], row["verdict"]) for row in verdicts] == [(1, "correct"), (2, "wrong"), (3, "unknown")]
     assert "1 correct, 1 wrong, 1 unknown" in capsys.readouterr().out
+
+
+def test_data_explains_its_commands(capsys: pytest.CaptureFixture[str]):
+    for arguments in (["data"], ["data", "inspect", "--help"]):
+        with pytest.raises(SystemExit) as leaving:
+            main(arguments)
+        assert leaving.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in DATA_COMMANDS)
+    assert "--quarantine" in said
+
+
+def test_data_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_problems(tmp_path / "set.jsonl", [*PAIRS[:2], PAIRS[0]])
+    main(["data", "inspect", str(tmp_path / "set.jsonl"), "--kind", "exact", "--workers", "1"])
+    said = capsys.readouterr().out
+    assert "3 rows (3 exact)" in said
+    assert "gold against itself: 3 correct" in said
+    (row,) = (tmp_path / "set.quarantine.jsonl").read_text().splitlines()
+    assert json.loads(row)["line"] == 3
 
 
 def test_diff_semantics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

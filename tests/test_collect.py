@@ -198,6 +198,8 @@ def test_metrics_by_hand():
         "rollout/max_length": 3,
         "rollout/truncated_share": 1,
         "verify/unknown": 1,
+        "verify/accuracy_exact": 2 / 3,
+        "verify/unknown_exact": 1,
         "filter/rounds": 1,
         "filter/drawn": 2,
         "filter/kept": 0,

@@ -75,6 +75,10 @@ OUT_OF_RANGE = [
     ("verify.memory_mb", 511),
     ("verify.max_unknown_share", -0.1),
     ("verify.max_unknown_share", 1.1),
+    ("verify.decimal_digits", 0),
+    ("sandbox.min_level", 0),
+    ("sandbox.min_level", 4),
+    ("sandbox.float_tolerance", -0.1),
     ("filter.accuracy_low", -0.1),
     ("filter.accuracy_low", 0.9),
     ("filter.accuracy_high", 1.1),
@@ -185,6 +189,8 @@ def test_architecture_out_of_range(name: str, value: int):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"verify.kind": "mine"}, "verify.kind"),
+        ({"sandbox.url": "localhost:8080"}, "sandbox.url"),
         ({"prm.enabled": False, "advantage.outcome_coef": 0.0}, "advantage.outcome_coef"),
         ({"prm.warmup_steps": 10}, "prm.warmup_steps"),
         ({"advantage.process_coef": 0.0}, "advantage.process_coef"),
@@ -214,6 +220,11 @@ def test_architecture_out_of_range(name: str, value: int):
             "filter.drop_unanimous",
         ),
         ({"prm.enabled": False, "instruments.every": 5}, "instruments.every"),
+        ({"advantage.estimator": "remax", "advantage.control": "random"}, "advantage.control"),
+        (
+            {"rollout.per_prompt": 1, "advantage.estimator": "reinforce", "advantage.gate_accuracy": 0.8},
+            "advantage.gate_accuracy",
+        ),
         ({"evaluation.sources": ["b.jsonl"], "evaluation.temperature": 0.0}, "evaluation.samples"),
     ],
 )
@@ -235,6 +246,10 @@ INERT = [
     ({"data.train": ["gym:chain_sum"]}, "data.kind", "exact"),
     ({}, "verify.pattern", "x+"),
     ({}, "verify.extract", "regex"),
+    ({"verify.kind": "python:a:b"}, "verify.extract", "boxed"),
+    ({"verify.kind": "python:a:b"}, "verify.need_units", True),
+    ({"verify.kind": "python:a:b"}, "verify.decimal_digits", 3),
+    ({"sandbox.url": "http://localhost:8080"}, "sandbox.min_level", 3),
     (FROZEN, "prm.lr", 1e-5),
     (FROZEN, "prm.lr_warmup", 1),
     (FROZEN, "prm.warmup_steps", 1),
@@ -334,9 +349,10 @@ def test_responses_per_step():
 
 
 def test_there_are_few_enough_options_to_know_them():
-    keys = {key for tree in (TrainConfig, SftConfig) for key, _ in leaves(tree)}
-    assert {"run.steps", "sft.lr", "architecture.width", "prm.beta"} <= keys
-    assert len(keys) <= MOST_OPTIONS
+    for tree, some in ((TrainConfig, {"run.steps", "prm.beta"}), (SftConfig, {"sft.lr", "architecture.width"})):
+        keys = {key for key, _ in leaves(tree)}
+        assert some <= keys
+        assert len(keys) <= MOST_OPTIONS
 
 
 def test_every_number_of_a_recipe_has_a_tested_range():

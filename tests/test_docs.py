@@ -28,7 +28,7 @@ from credo.config import SftConfig, TrainConfig
 from credo.data.rows import demonstration_of, problem_of
 from credo.data.sources import parse_generated
 from credo.grading import GradeOptions
-from credo.options import DiffSemanticsOptions, EvaluateOptions
+from credo.options import DiffSemanticsOptions, EvaluateOptions, InspectOptions
 from credo.recipe import leaves, read_recipe
 from credo.train import train
 
@@ -167,6 +167,9 @@ def parse(words: list[str]) -> None:
             tyro.cli(GradeOptions, args=rest)
         case "diff-semantics":
             tyro.cli(DiffSemanticsOptions, args=rest, config=[tyro.conf.PositionalRequiredArgs])
+        case "data":
+            assert rest[0] == "inspect"
+            tyro.cli(InspectOptions, args=rest[1:], config=[tyro.conf.PositionalRequiredArgs])
         case _:
             raise AssertionError(f"teach this test how to parse credo {command}")
 

@@ -11,6 +11,8 @@ import pytest
 
 from credo.grading import GradeOptions, GradeSummary, grade, grade_file
 from credo.types import Problem, Unknown, Verdict
+from credo.verify.code_tests import extract_program
+from credo.verify.extraction import Extraction
 from credo.verify.pool import JudgePool
 from credo.verify.verifier import ScriptedVerifier
 
@@ -118,6 +120,46 @@ def test_gym_rows_nested_and_flat(tmp_path: Path):
     assert [row["verdict"] for row in read(output)] == ["correct", "correct", "wrong", "unknown", "unknown"]
 
 
+def test_code_rows_with_program_or_response(tmp_path: Path):
+    seen = []
+
+    def run(problem: Problem, response: str) -> Verdict:
+        program, space = extract_program(response), {}
+        seen.append(problem.extra["tests"])
+        exec(program, space)
+        return Verdict(score=space.get("score", 0.0))
+
+    tests = {"asserts": "assert True"}
+    rows = [
+        {"id": 1, "program": "score = 1.0", "tests": tests},
+        {"id": 2, "response": "So:\n```python\nscore = 0.5\n```", "tests": tests},
+        {"id": 3, "program": "note = '''\n```python\nscore = 1\n```\n\\n'''\nscore = 0.25", "tests": tests},
+        {"id": 4, "program": "score = 1.0"},
+        {"id": 5, "tests": tests},
+        {"id": 6, "program": 5, "tests": tests},
+    ]
+    source, output = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade_file("code", source, output, verifier=ScriptedVerifier(run))
+    assert [row["score"] for row in read(output)] == [1.0, 0.5, 0.25, None, None, None]
+    assert [row["verdict"] for row in read(output)][:3] == ["correct", "wrong", "wrong"]
+    assert seen == [tests] * 3
+
+
+def test_a_function_of_the_users_gets_the_whole_row(tmp_path: Path):
+    def check(problem: Problem, response: str) -> Verdict:
+        prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[0].content
+        return Verdict(score=float(prompt == "?" and problem.extra["level"] == 2 and response == "r"))
+
+    rows = [
+        {"id": 1, "response": "r", "prompt": "?", "level": 2},
+        {"id": 2, "response": "r", "prompt": [{"role": "user", "content": "?"}], "level": 2, "answer": 7},
+        {"id": 3, "response": "r", "prompt": 5, "level": 2},
+    ]
+    source, output = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade_file("trl:m:f", source, output, verifier=ScriptedVerifier(check))
+    assert [row["verdict"] for row in read(output)] == ["correct", "correct", "unknown"]
+
+
 class Stopped(Exception):
     pass
 
@@ -177,10 +219,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "4 rows: 1 correct, 2 wrong, 1 unknown" in capsys.readouterr().out
 
 
-def test_an_endless_row_is_unknown(tmp_path: Path):
-    rows = [{"id": 1, "response": r"\boxed{9^{9^{9^{9}}}}", "answer": "1/3"}, {"id": 2, "response": "2", "answer": "2"}]
+def test_kinds_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"id": 1, "response": "abc", "answer": "a.c"}, {"id": 2, "response": "abcd", "answer": "a.c"}]
+    rows.append({"id": 3, "response": "a", "answer": "("})
     source, output = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    verifier = JudgePool(deadline=0.5)
-    grade_file("math", source, output, verifier=verifier)
+    grade(GradeOptions(kind="regex", input=source, output=output, workers=1))
+    assert [row["verdict"] for row in read(output)] == ["correct", "wrong", "unknown"]
+    (tmp_path / "mine.py").write_text("def compute_score(solution_str, **given): return len(solution_str) / 4")
+    monkeypatch.chdir(tmp_path)
+    grade(GradeOptions(kind="verl:mine.py", input=source, output=tmp_path / "own.jsonl", workers=1))
+    assert [row["score"] for row in read(tmp_path / "own.jsonl")] == [0.75, 1.0, 0.25]
+    with pytest.raises(ValueError, match="maths"):
+        grade(GradeOptions(kind="maths", input=source, output=tmp_path / "new.jsonl"))
+
+
+def test_an_endless_row_is_unknown(tmp_path: Path):
+    rows = [{"id": 1, "response": "a" * 40 + "c", "answer": "b"}, {"id": 2, "response": "b", "answer": "b"}]
+    source, output = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    verifier = JudgePool(Extraction(kind="regex", pattern="(?:a+)+$|b$"), deadline=0.5)
+    grade_file("exact", source, output, verifier=verifier)
     verifier.close()
     assert [row["verdict"] for row in read(output)] == ["unknown", "correct"]

@@ -371,12 +371,10 @@ def test_what_is_as_it_should_be_is_not_doubted():
         assert list(doubts(config(**sound), sizes)) == []
 
 
-def test_the_gate_and_losses_between_responses_need_a_second_response():
+def test_losses_between_responses_need_a_second_response():
     one: dict[str, Any] = {"rollout__per_prompt": 1, "rollout__prompts": 128, "advantage__estimator": "reinforce"}
     one |= {"filter__accuracy_low": 0.0, "filter__accuracy_high": 1.0}
     sizes = alike(ModelSize(source=""))
-    gated = list(doubts(config(**one, advantage__gate_accuracy=0.8), sizes))
-    assert [doubt.split(":")[0] for doubt in gated] == ["advantage.gate_accuracy"]
     paired = list(doubts(config(**one, prm__loss="dpo"), sizes))
     assert [doubt.split(":")[0] for doubt in paired] == ["prm.loss"]
 

@@ -15,7 +15,15 @@ from credo.config.running import (
     Tracker,
     TrainingConfig,
 )
-from credo.config.sampling import DataConfig, Extract, FilterConfig, RolloutConfig, Template, VerifyConfig
+from credo.config.sampling import (
+    DataConfig,
+    Extract,
+    FilterConfig,
+    RolloutConfig,
+    SandboxConfig,
+    Template,
+    VerifyConfig,
+)
 from credo.config.sft import DemonstrationConfig, SftConfig
 from credo.config.train import TrainConfig
 
@@ -36,6 +44,7 @@ __all__ = [
     "PrmConfig",
     "RolloutConfig",
     "RunConfig",
+    "SandboxConfig",
     "Semantics",
     "SftConfig",
     "Template",

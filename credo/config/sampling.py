@@ -17,8 +17,9 @@ class DataConfig:
 
     train: tuple[str, ...]
     """Sources: .jsonl or .parquet files, folders of them, or `gym:FAMILY?size=..&seed=..&parameter=..`."""
-    kind: Literal["math", "exact"] = "math"
-    """How answers of files are judged where a row does not say; gym problems judge themselves."""
+    kind: Literal["math", "code", "exact", "regex"] = "math"
+    """How answers of files are judged where a row does not say; gym problems judge themselves, and rows with tests are
+    programs."""
     max_bad_share: float = 0.0
     """Share of unreadable rows that is skipped and counted; 0 refuses the first one."""
     max_prompt_tokens: int = 1024
@@ -67,14 +68,21 @@ class RolloutConfig:
 class VerifyConfig:
     """Judging responses."""
 
+    kind: str = "auto"
+    """By the kind of each problem, or all by a function of yours: `python:MODULE:FUNCTION`, a TRL reward function
+    `trl:MODULE:FUNCTION`, or verl's `verl:FILE.py`."""
     extract: Extract = "auto"
     """Where the answer stands in a response."""
     pattern: str = ""
     """Regular expression for `verify.extract = "regex"`; the last match counts, its first group if it has one."""
+    need_units: bool = False
+    """Maths: an answer without the unit, percent sign or base of the right one is wrong."""
+    decimal_digits: int = 6
+    """Maths: significant digits from which a decimal may stand for the number that it rounds; never for a whole one."""
     workers: int = 2
     """Verifier processes."""
     deadline: float = 5.0
-    """Seconds for one response; past them the worker is killed and the verdict is unknown."""
+    """Seconds for one response, past which its verdict is unknown; for a program, seconds for each of its tests."""
     memory_mb: int = 2048
     """Memory limit of one worker."""
     max_unknown_share: float = 0.1
@@ -85,10 +93,43 @@ class VerifyConfig:
             (self.extract == "regex") == bool(self.pattern),
             "verify.pattern: goes with verify.extract = 'regex' and only with it; set both or neither.",
         )
-        at_least(1, self, "verify", "workers")
+        judges = ("auto", "python:", "trl:", "verl:")
+        require(
+            self.kind == "auto" or self.kind.startswith(judges[1:]),
+            f"verify.kind: expected auto, python:MODULE:FUNCTION, trl:MODULE:FUNCTION or verl:FILE.py, got "
+            f"'{self.kind}'.",
+        )
+        if self.kind != "auto":
+            unread(self, "verify", "extract", "pattern", "need_units", "decimal_digits", cause="with verify.kind set")
+        at_least(1, self, "verify", "workers", "decimal_digits")
         at_least(512, self, "verify", "memory_mb")
         above_zero(self, "verify", "deadline")
         share(self, "verify", "max_unknown_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxConfig:
+    """Where the programs of `code` problems run. `verify.deadline` bounds one test, `verify.memory_mb` their memory."""
+
+    min_level: int = 2
+    """Refuse to start on a machine that offers less: 1 limits of the process, 2 namespaces, 3 also a filter of system
+    calls."""
+    url: str = ""
+    """Run them on a SandboxFusion server at http://HOST:PORT instead."""
+    partial: bool = True
+    """Score the share of tests passed, as the paper does; false is all or nothing."""
+    float_tolerance: float = 0.0
+    """Numbers in the output may differ by this much, relative or absolute; 0 compares text."""
+
+    def __post_init__(self) -> None:
+        require(self.min_level in (1, 2, 3), f"sandbox.min_level: expected 1, 2 or 3, got {self.min_level}.")
+        at_least(0, self, "sandbox", "float_tolerance")
+        if self.url:
+            require(
+                self.url.startswith(("http://", "https://")),
+                f"sandbox.url: expected http://HOST:PORT, got '{self.url}'.",
+            )
+            unread(self, "sandbox", "min_level", cause="with sandbox.url, whose server isolates programs")
 
 
 @dataclass(frozen=True, kw_only=True)

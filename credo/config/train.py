@@ -22,7 +22,7 @@ from credo.config.running import (
     RunConfig,
     TrainingConfig,
 )
-from credo.config.sampling import DataConfig, FilterConfig, RolloutConfig, VerifyConfig
+from credo.config.sampling import DataConfig, FilterConfig, RolloutConfig, SandboxConfig, VerifyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class TrainConfig:
     data: DataConfig
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     prm: PrmConfig = field(default_factory=PrmConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
@@ -109,6 +110,16 @@ class TrainConfig:
         require(
             not (advantage.credit == "min" and prm.granularity == "whole"),
             "advantage.credit: 'min' needs several rewards in a response, prm.granularity = 'whole' gives one.",
+        )
+        require(
+            not (advantage.estimator == "remax" and advantage.baseline is None and advantage.control == "random"),
+            "advantage.control: 'random' would be compared with the PRM's real reward of the greedy response; choose "
+            "an advantage.baseline.",
+        )
+        require(
+            not (advantage.gate_accuracy > 0 and self.rollout.per_prompt == 1),
+            "advantage.gate_accuracy: pair accuracy compares responses to one prompt; set rollout.per_prompt to 2 or "
+            "more, or the gate never opens.",
         )
         if advantage.estimator in VALUE_ESTIMATORS:
             unread(prm, "prm", "granularity", cause=f"with advantage.estimator = '{advantage.estimator}'")

@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
+from credo.data.code_rows import program_tests, states_tests
 from credo.data.sources import near
 from credo.types import Kind, Message, Problem
 
 Row = Mapping[str, Any]
 PROMPT_KEYS = ("prompt", "messages", "question", "problem")
+ANSWER_KEYS = ("answer", "solution", "ground_truth")
+KNOWN_KEYS = {*PROMPT_KEYS, *ANSWER_KEYS, "id", "kind", "extra", "reward_model", "tests", "source"}
 ROLES = ("system", "user", "assistant")
 
 
@@ -22,15 +25,20 @@ def problem_of(row: Row, *, default_id: str, default_kind: Kind, source: str) ->
     The prompt is the first of ``prompt``, ``messages``, ``question`` and ``problem`` that is there, the answer the
     first of ``answer``, ``solution``, ``ground_truth`` and ``reward_model.ground_truth``. A string under ``prompt``
     stays text to be continued; under other keys it becomes a user's message. ``id``, ``kind``, ``extra`` are optional.
+    A row of kind ``code`` has ``tests`` in place of an answer (see ``program_tests``). Columns with other names, such
+    as verl's ``data_source``, are kept in ``extra`` for a reward function of the user's that asks for them.
     """
     kind = _kind(row, default_kind)
     prompt = prompt_of(row)
     if not isinstance(prompt, str) and prompt[-1].role != "user":
         raise ValueError(f"the last message comes from the {prompt[-1].role}; a problem ends with the user's")
-    extra = _extra(row)
+    extra = _other_columns(row) | _extra(row)
+    if kind == "code":
+        extra = {"tests": extra.get("tests") or program_tests(row), **extra}
     if kind == "gym" and not {"family", "entry"} <= extra.keys():
         raise ValueError("a row of kind 'gym' needs extra.family and extra.entry")
-    answer = "" if kind == "gym" and not row.get("answer") else answer_of(row)
+    unanswered = kind == "code" or (kind == "gym" and not row.get("answer"))
+    answer = "" if unanswered else answer_of(row)
     return Problem(id=_id(row, default_id), kind=kind, prompt=prompt, answer=answer, source=source, extra=extra)
 
 
@@ -60,7 +68,7 @@ def messages_of(value: object, key: str) -> tuple[Message, ...]:
 def answer_of(row: Row) -> str:
     """The gold answer as text: behind the ``####`` of a GSM8K solution, inside the last box of a ``solution``,
     or the only member of a list."""
-    key, value = _first(_with_ground_truth(row), ("answer", "solution", "ground_truth"))
+    key, value = _first(_with_ground_truth(row), ANSWER_KEYS)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -103,10 +111,8 @@ def _response(row: Row) -> str:
 
 def _kind(row: Row, default_kind: Kind) -> Kind:
     kind = row.get("kind")
-    if row.get("ability") == "code" or kind == "code":
-        raise ValueError("a programming task, and there is no program verifier in this version")
     if kind is None:
-        return default_kind
+        return "code" if states_tests(row) else default_kind
     if kind not in get_args(Kind):
         raise ValueError(f"unknown kind {kind!r}.{near(str(kind), get_args(Kind)).rstrip('.')}")
     return cast(Kind, kind)
@@ -121,14 +127,25 @@ def _id(row: Row, default_id: str) -> str:
     return _text(str(value), "id")
 
 
+def _other_columns(row: Row) -> dict[str, Any]:
+    """What the row says besides, as far as JSON can hold it."""
+    return {key: value for key, value in row.items() if key not in KNOWN_KEYS and value is not None and _is_json(value)}
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def _extra(row: Row) -> dict[str, Any]:
     extra = row.get("extra")
     if extra is None:
         return {}
-    try:
-        json.dumps(extra, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError("extra: holds values that JSON does not have") from error
+    if not _is_json(extra):
+        raise ValueError("extra: holds values that JSON does not have")
     if not isinstance(extra, dict):
         raise ValueError(f"extra: expected an object, got {_what(extra)}")
     return extra

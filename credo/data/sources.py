@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 Value = TypeVar("Value")
 SUFFIXES = (".jsonl", ".parquet")
+QUARANTINE = ".quarantine.jsonl"
+"""What `credo data inspect` writes beside a file, which is not a source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,8 @@ def sift(
 def _files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        found = (file for file in path.iterdir() if file.suffix in SUFFIXES)
+        files = sorted(file for file in found if not file.name.endswith(QUARANTINE))
         if not files:
             raise ValueError(f"The folder {source} holds no .jsonl or .parquet file; name the folder that does.")
         return files

@@ -11,17 +11,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\\{}]|[{}]")
-_NUMBER = re.compile(r"(?:(?<![\w)}.])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])\.\d+")
-_ANSWER_IS = re.compile(r"\banswers?\s*(?:is|are|:|=)[\s:*]*(?:[^\n.]{0,200}\b(?:is|are)\s+)?", re.IGNORECASE)
-_JOINT = re.compile(
-    r"(?:[\s$]|\\[()]|\\q?quad)*(?:,\s*)?(?:,|and|or|\\text\s*\{\s*(?:and|or)\s*\})(?:[\s$]|\\[()]|\\q?quad)*"
+_BRACES = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\[\\{}]|[{}]")
+_NUMBER = re.compile(r"(?:(?:(?<![\w)}.])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d.])\.\d+)")
+_ANSWER_IS = re.compile(
+    r"(?:\banswers?\s*(?:is|are|:|=)|^(?:A|Ans):)[\s:*]*(?:[^\n.]{0,200}\b(?:is|are)\s+)?", re.IGNORECASE | re.MULTILINE
 )
-_STATED = re.compile(
-    r"\\\[(?P<bracket>.+?)\\\]|\$\$(?P<display>.+?)\$\$|\\\((?P<parenthesis>.+?)\\\)|\$(?P<dollar>[^$\n]+)\$(?!\d)"
-    r"|(?P<line>[^\n]+?)(?=\.\s|\.?\*{0,2}\s*$|\n)",
+_JOINT = re.compile(
+    r"(?:[ \t$]|\\q?quad)*|(?:[\s$]|\\[()]|\\q?quad)*"
+    r"(?:\\text\s*\{\s*(?:,|for part \(\w\))?\s*(?:and|or)\s*\}|(?:[a-z]+\s)?,?\s*(?:,|and|or))"
+    r"(?:[\s$]|\\[()]|\\q?quad)*(?:[A-Za-z]\w{0,2}(?:\([a-z]\))?\s*=\s*)?"
+)
+_WIDEST_JOINT = 80
+_FORMULA = r"(?:\\\[.+?\\\]|\$\$.+?\$\$|\\\(.+?\\\)|\$[^$\n]+\$(?!\d))"
+_FORMULAS = rf"{_FORMULA}(?:\s*(?:,\s*(?:and|or)?|and|or)\s*{_FORMULA})*"
+_STATED = re.compile(rf"(?P<formulas>{_FORMULAS})|(?P<line>[^\n]+?)(?=\.\s|\.?\*{{0,2}}\s*$|\n)", re.DOTALL)
+_CONCLUDED = re.compile(
+    r"(?:\b(?i:is|are|be|equals?|gets?|have|gives?|yields?|becomes?|occurs? (?:at|when)|(?:in|de)creases? by|"
+    r"thus|therefore|hence|so)\b|=)[\s:,]*"
+    r"(?:(?:equal to|approximately|exactly|about|simply|thus|therefore|indeed)[\s:]*)?"
+    rf"(?:(?P<formulas>{_FORMULAS})(?!\s*(?:is|are|does|do|was)\s*(?:not|n't))|\*\*(?P<bold>[^*\n]+)\*\*"
+    rf"|(?P<number>\\?\$?{_NUMBER.pattern}(?:/\d+)?(?:\s?[%°]|[a-z]{{1,2}}[²³])?)"
+    r"(?![\w(/]|[.,]\d|\s*[-+*/^×÷=<>]\s*\S))"
+    rf"|(?P<other>{_FORMULA})",
     re.DOTALL,
 )
+_CONCLUSION = 600
+"""Characters at the end of a response in which it may conclude without the word "answer"."""
+_SHORTEST = 60
+"""Characters. A response of one such line is all answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +74,7 @@ def extract(response: str, problem_kind: str, extraction: Extraction) -> str | N
         case "auto", "math":
             answer = last_boxed(response)
             answer = stated_answer(response) if answer is None else answer
+            answer = concluded(response) if answer is None else answer
         case "answer_tag", _:
             answer = last_tagged(response)
         case "auto", "gym":
@@ -94,7 +112,7 @@ def last_boxed(text: str) -> str | None:
         return None
     parts = [boxes[-1][2]]
     for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
-        if not _JOINT.fullmatch(text, before[1], after[0]):
+        if after[0] - before[1] > _WIDEST_JOINT or not _JOINT.fullmatch(text, before[1], after[0]):
             break
         parts.append(before[2])
     return ", ".join(dict.fromkeys(reversed(parts)))
@@ -108,10 +126,26 @@ def last_tagged(text: str) -> str | None:
 
 
 def stated_answer(text: str) -> str | None:
-    """What follows the last "answer is", "answer:" and the like: the formula there, else the rest of the sentence."""
+    """What follows the last "answer is", "answer:" and the like: the formulas there, else the rest of the sentence,
+    or the only number in it where that is a sentence of words."""
     phrase = _last(_ANSWER_IS.finditer(text))
     stated = _STATED.match(text, phrase.end()) if phrase else None
-    return stated.group(stated.lastgroup or 0) if stated else None
+    if not stated:
+        return None
+    line = stated["line"]
+    numbers = list(_NUMBER.finditer(line or ""))
+    words = re.findall(r"[A-Za-z]{2,}", line or "")
+    return numbers[0].group() if len(numbers) == 1 and len(words) >= 4 and "\\" not in line else stated.group()
+
+
+def concluded(text: str) -> str | None:
+    """What the end of ``text`` says that something "is": formulas, bold text or a number. A response of one short line
+    without words is its own conclusion."""
+    line = text.strip()
+    if len(line) <= _SHORTEST and "\n" not in line and not re.search(r"(?<!\\)\b[A-Za-z]{3,}", line):
+        return line
+    found = _last(match for match in _CONCLUDED.finditer(text[-_CONCLUSION:]) if match.lastgroup != "other")
+    return found[found.lastgroup or 0] if found else None
 
 
 def _last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:

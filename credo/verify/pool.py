@@ -13,7 +13,7 @@ import selectors
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any
@@ -22,6 +22,7 @@ from credo.types import Problem, Unknown, Verdict
 from credo.verify.extraction import Extraction
 from credo.verify.judges import LONGEST_RESPONSE
 from credo.verify.process import Process
+from credo.verify.strictness import Strictness
 from credo.verify.worker import START_SECONDS, pack
 
 _MOST_FAILED_STARTS = 3
@@ -77,8 +78,13 @@ class JudgePool:
         deadline: float = 5.0,
         memory_mb: int = 2048,
         recycle_after: int = 2000,
+        strictness: Strictness | None = None,
+        own: Mapping[str, Any] | None = None,
     ) -> None:
-        """``deadline`` is wall-clock seconds for one item; ``memory_mb`` bounds the address space of one child."""
+        """``deadline`` is wall-clock seconds for one item; ``memory_mb`` bounds the address space of one child.
+
+        ``own`` are the child's settings for a function of the user's (see ``custom``) that judges in place of ours.
+        """
         least = {"workers": (workers, 1), "memory_mb": (memory_mb, 512), "recycle_after": (recycle_after, 1)}
         for name, (value, minimum) in least.items():
             if value < minimum:
@@ -87,9 +93,12 @@ class JudgePool:
             raise ValueError(f"`verify.deadline` is {deadline}; it must be above 0 and at most 3600 seconds.")
         self._settings = {
             "extraction": asdict(extraction or Extraction()),
+            "strictness": asdict(strictness or Strictness()),
             "deadline": deadline,
             "memory_mb": memory_mb,
+            **(own or {}),
         }
+        self._whole = own is not None
         self._deadline = deadline
         self._recycle_after = recycle_after
         self._workers = [_Worker() for _ in range(workers)]
@@ -157,7 +166,7 @@ class JudgePool:
             if worker.retry is None:
                 current.waiting.popleft()
             worker.retry = None
-            frame = _request(problem, response)
+            frame = _request(problem, response, whole=self._whole)
             if isinstance(frame, bytes):
                 now = monotonic()
                 worker.errand = _Errand(index=index, kind=problem.kind, begun=now, expires=now + self._deadline)
@@ -239,14 +248,15 @@ class JudgePool:
             )
 
 
-def _request(problem: Problem, response: str) -> bytes | Verdict | Unknown:
-    """The frame that asks for a judgement, or the judgement where there is nothing to ask."""
+def _request(problem: Problem, response: str, *, whole: bool) -> bytes | Verdict | Unknown:
+    """The frame that asks for a judgement, with the ``whole`` problem if it takes that, or the judgement where there is
+    nothing to ask."""
     if len(response) > LONGEST_RESPONSE:
         return Verdict(score=0.0, reason=f"response longer than {LONGEST_RESPONSE} characters")
     extra = dict(problem.extra) if problem.kind == "gym" else {}
     task = {"kind": problem.kind, "response": response, "answer": problem.answer, "extra": extra}
     try:
-        return pack(task)
+        return pack(asdict(problem) | {"response": response} if whole else task)
     except (TypeError, ValueError, RecursionError) as error:
         return Unknown(reason=f"the problem is not made of JSON values: {error}")
 

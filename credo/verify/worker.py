@@ -14,10 +14,13 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 HEADER = struct.Struct(">I")
+Judge = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""From a task to ``{"score", "reason"}`` or ``{"unknown": reason}``."""
 START_SECONDS = 60.0
 """Allowed for the start of a process with its imports, apart from any item's deadline."""
 GRACE_SECONDS = 1.0
@@ -32,15 +35,12 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 def main() -> None:
     """Serve until the input ends: settings first, then ``{"warm": kind}`` or a task a frame, one reply to each."""
-    from credo.verify.extraction import Extraction
-    from credo.verify.judges import judge, warm_up
-
     requests, replies = _private_channel()
     settings = _read(requests)
     if settings is None:
         return
-    _limit(settings["memory_mb"])
-    extraction = Extraction(**settings["extraction"])
+    _limit()
+    judge, warm_up = _users(settings) if "function" in settings else _ours(settings)
     while (request := _read(requests)) is not None:
         warming = "warm" in request
         signal.setitimer(signal.ITIMER_REAL, (START_SECONDS if warming else settings["deadline"]) + GRACE_SECONDS)
@@ -48,7 +48,7 @@ def main() -> None:
             warm_up(request["warm"])
             reply: dict[str, Any] = {"ready": request["warm"]}
         else:
-            reply = {key: value[:500] if key != "score" else value for key, value in judge(request, extraction).items()}
+            reply = {key: value[:500] if key != "score" else value for key, value in judge(request).items()}
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(pack(reply))
         replies.flush()
@@ -63,17 +63,58 @@ def _private_channel() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _limit(memory_mb: int) -> None:
+def _ours(settings: Mapping[str, Any]) -> tuple[Judge, Callable[[str], None]]:
+    """How the kinds that credo knows are judged, and prepared for."""
+    from credo.verify.extraction import Extraction
+    from credo.verify.judges import judge, warm_up
+    from credo.verify.strictness import Strictness
+
+    _limit_memory(settings["memory_mb"] << 20)
+    extraction, strictness = Extraction(**settings["extraction"]), Strictness(**settings["strictness"])
+    return partial(judge, extraction=extraction, strictness=strictness), warm_up
+
+
+def _users(settings: Mapping[str, Any]) -> tuple[Judge, Callable[[str], None]]:
+    """The user's function for every kind. The memory limit begins where its imports end: torch alone maps gigabytes."""
+    from credo.verify.adapters import FunctionJudge, FunctionPlace
+
+    own = FunctionJudge(FunctionPlace(**settings["function"]), settings["environment"])
+
+    def warm_up(kind: str) -> None:
+        try:
+            own.prepare()
+        except ValueError as error:
+            sys.exit(str(error))
+        _limit_memory((settings["memory_mb"] << 20) + _address_space())
+
+    return own.judge, warm_up
+
+
+def _limit() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     logging.disable(logging.CRITICAL)
-    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 1 << 20)]
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 1 << 20)
+
+
+def _limit_memory(size: int) -> None:
     if sys.platform == "linux":  # elsewhere the system refuses this limit or does not keep to it
-        limits.append((resource.RLIMIT_AS, memory_mb << 20))
-    for kind, limit in limits:
-        hard = resource.getrlimit(kind)[1]
-        allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (allowed, allowed))
+        _lower(resource.RLIMIT_AS, size)
+
+
+def _lower(kind: int, limit: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (allowed, allowed))
+
+
+def _address_space() -> int:
+    """Bytes that this process has mapped; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _read(stream: BinaryIO) -> dict[str, Any] | None:

@@ -12,12 +12,13 @@ from credo.data.problems import fingerprint, load_problems, without
 from credo.types import Message, Problem
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "math"
+STDIN = {"inputs": ["2\n"], "outputs": ["4\n"]}
 VERL_ROWS = [
     {
         "data_source": "numina_olympiads",
         "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": f"What is {n}+{n}?"}],
         "ability": ability,
-        "reward_model": {"style": "rule", "ground_truth": str(2 * n)},
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(STDIN) if ability == "code" else str(2 * n)},
         "extra_info": {"split": "train", "index": 0},
     }
     for n, ability in [(1, "math"), (2, "code"), (3, "math")]
@@ -32,22 +33,22 @@ def eurus(tmp_path) -> str:
 
 
 def test_parquet_in_the_schema_of_verl(eurus):
-    with pytest.raises(ValueError, match=r"train\.parquet, row 2: .*no program verifier"):
-        load_problems([eurus])
-    problems, report = load_problems([eurus], max_bad_share=0.5)
-    assert len(report.bad_rows) == 1
-    assert problems[1] == Problem(
+    problems, _ = load_problems([eurus])
+    columns = {"data_source": "numina_olympiads", "extra_info": {"split": "train", "index": 0}}
+    assert (problems[1].kind, problems[1].answer, problems[1].extra["tests"]) == ("code", "", STDIN)
+    assert problems[2] == Problem(
         id="train.parquet:3",
         kind="math",
         prompt=(Message(role="system", content="Think."), Message(role="user", content="What is 3+3?")),
         answer="6",
         source="train.parquet",
+        extra={"ability": "math", **columns},
     )
 
 
 def test_parquet_and_jsonl_say_the_same(eurus, jsonl):
-    from_parquet, _ = load_problems([eurus], max_bad_share=0.5)
-    from_jsonl, _ = load_problems([jsonl(VERL_ROWS, "train.parquet.jsonl")], max_bad_share=0.5)
+    from_parquet, _ = load_problems([eurus])
+    from_jsonl, _ = load_problems([jsonl(VERL_ROWS, "train.parquet.jsonl")])
     strip = [replace(problem, id="", source="") for problem in from_parquet]
     assert strip == [replace(problem, id="", source="") for problem in from_jsonl]
 

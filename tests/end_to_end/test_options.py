@@ -114,6 +114,7 @@ COLLECTED: list[tuple[Changes, str, Any]] = [
     ({}, "rollout.top_p", 0.5),
     ({}, "rollout.max_tokens", 1),
     ({}, "verify.pattern", ".$"),
+    ({"verify__extract": None, "verify__pattern": None}, "verify.kind", "judge"),
     ({}, "verify.extract", "boxed"),
     ({}, "data.train", ["other.jsonl"]),
     ({}, "data.suffix", "a"),
@@ -134,6 +135,12 @@ ELSEWHERE = {
     "prm.step_boundary": "end_to_end/test_options.py",
     "data.system": "data/test_prompts.py",
     "rollout.concurrent": "rollout/test_torch_engine.py",
+    "verify.need_units": "verify/test_answers.py",
+    "verify.decimal_digits": "verify/test_answers.py",
+    "sandbox.min_level": "verify/test_programs.py",
+    "sandbox.url": "verify/test_router.py",
+    "sandbox.partial": "verify/test_programs.py",
+    "sandbox.float_tolerance": "verify/test_programs.py",
     "verify.workers": "verify/test_pool.py",
     "verify.deadline": "verify/test_pool.py",
     "verify.memory_mb": "verify/test_pool.py",
@@ -159,6 +166,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model(folder / "other", seed=5)
     lines = [f'{{"prompt": "{first}{first}=", "answer": "{first}"}}\n' for first in LETTERS]
     (folder / "other.jsonl").write_text("".join(lines))
+    judge = "def last(response, answer, problem):\n    return response[-1:] == answer\n"
+    (folder / "judge.py").write_text(judge)
     return folder
 
 
@@ -173,7 +182,11 @@ def changes(folder: Path, circumstances: Changes, key: str | None = None, value:
     made = circumstances | ({key.replace(".", "__"): value} if key else {})
     if key == "verify.extract":
         made["verify__pattern"] = None
-    here = {"other": str(folder / "other"), "other.jsonl": str(folder / "other.jsonl")}
+    here = {
+        "judge": f"python:{folder / 'judge.py'}:last",
+        "other": str(folder / "other"),
+        "other.jsonl": str(folder / "other.jsonl"),
+    }
     return {name: _located(value, here) for name, value in made.items()}
 
 

@@ -166,7 +166,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
     },
     "remax": {
         "advantage__estimator": "remax",
-        "advantage__control": "random",
+        "advantage__control": "shuffled",
         "prm__reference": "policy",
         "prm__ema": 0.7,
         "prm__granularity": "step",

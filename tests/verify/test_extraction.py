@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from credo.verify.extraction import Extraction, extract, last_boxed, last_tagged, stated_answer
+from credo.verify.extraction import Extraction, concluded, extract, last_boxed, last_tagged, stated_answer
 
 AUTO = Extraction()
 
@@ -39,6 +39,10 @@ def test_last_box(text: str, content: str | None):
         (r"$\boxed{1} \quad \text{and} \quad \boxed{2}$", "1, 2"),
         (r"\boxed{0} first. \boxed{1}, \boxed{2}", "1, 2"),
         (r"\boxed{6}, \boxed{6}", "6"),
+        (r"$\boxed{3}$ cats and $\boxed{4}$ dogs", "3, 4"),
+        (r"$a = \boxed{3}$ and $b = \boxed{4}$", "3, 4"),
+        ("\\boxed{3}\n\n\\boxed{4}", "4"),
+        (r"\boxed{3} was wrong and so \boxed{4}", "4"),
     ],
 )
 def test_joined_boxes_are_one_answer(text: str, content: str):
@@ -51,10 +55,14 @@ def test_joined_boxes_are_one_answer(text: str, content: str):
         ("The answer is 5.", "5"),
         ("The answer is 5. It took 3 steps.", "5"),
         ("the answer is 3. No: the answer is 4", "4"),
-        ("Answer: $x = 2$ metres.", "x = 2"),
+        ("Answer: $x = 2$ metres.", "$x = 2$"),
+        ("The answers are $3$, $4$ and $5$.", "$3$, $4$ and $5$"),
+        ("Final Answer: Ann began to grow the plant 3 hours ago. I hope it is correct.", "3"),
+        ("Final Answer: Ann began at 3 and stopped at 4 today.", "Ann began at 3 and stopped at 4 today"),
+        ("It costs 3.\nA: 20", "20"),
         ("**Answer:** 12", "12"),
         ("Final Answer: **12**", "12"),
-        ("The answer is:\n\\[\n\\frac{1}{2}\n\\]\nDone.", "\n\\frac{1}{2}\n"),
+        ("The answer is:\n\\[\n\\frac{1}{2}\n\\]\nDone.", "\\[\n\\frac{1}{2}\n\\]"),
         ("Final answer: The volume of the box is 120. I hope so.", "120"),
         ("The answer is $10,455. She paid $5.", "$10,455"),
         ("The answers are 3.5 and 4.5\nbye", "3.5 and 4.5"),
@@ -64,6 +72,26 @@ def test_joined_boxes_are_one_answer(text: str, content: str):
 )
 def test_stated_answer(text: str, stated: str | None):
     assert stated_answer(text) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "conclusion"),
+    [
+        ("Thus the sum of \\(a\\) and \\(b\\) is **7**, as both are odd.", "7"),
+        ("So the chance is about \\(1/5\\). This is rough.", "\\(1/5\\)"),
+        ("Hence, $f(n) = 3n$ for all n.", "$f(n) = 3n$"),
+        ("The price increases by 20%.", "20%"),
+        ("The vertex occurs at \\(x = 4\\).", "\\(x = 4\\)"),
+        ("So the angle is = 45°.", "45°"),
+        ("The degree is 2 * 3 or more", None),
+        ("When $T = 3$ we stop", None),
+        ("So $x = 3$ is not a solution", None),
+        ("x^2 + 1", "x^2 + 1"),
+        ("nothing here to see", None),
+    ],
+)
+def test_conclusions(text: str, conclusion: str | None):
+    assert concluded(text) == conclusion
 
 
 def test_last_closed_tag():
@@ -78,7 +106,8 @@ def test_last_closed_tag():
     [
         (r"the answer is 4, so \boxed{5}", "math", "5"),
         ("the answer is 4", "math", "4"),
-        ("4", "math", None),
+        ("4", "math", "4"),
+        ("perhaps 4 then", "math", None),
         (r"<answer> 4 </answer> \boxed{5}", "gym", "4"),
         (" 4\n", "gym", "4"),
         (r" \boxed{5} ", "exact", r"\boxed{5}"),

@@ -17,7 +17,12 @@ from credo.verify.process import Process
 from credo.verify.worker import pack
 
 ENDLESS = {"kind": "exact", "response": "a" * 40 + "b", "answer": "", "extra": {}}
-SETTINGS = {"extraction": {"kind": "regex", "pattern": "(a+)+$"}, "deadline": 1.0, "memory_mb": 700}
+SETTINGS = {
+    "extraction": {"kind": "regex", "pattern": "(a+)+$"},
+    "strictness": {},
+    "deadline": 1.0,
+    "memory_mb": 700,
+}
 needs_proc = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="reads /proc, which is Linux's")
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from credo.verify.worker import HEADER, pack
 
-SETTINGS = {"extraction": {"kind": "auto", "pattern": ""}, "deadline": 5.0, "memory_mb": 2048}
+SETTINGS = {
+    "extraction": {"kind": "auto", "pattern": ""},
+    "strictness": {"need_units": False, "decimal_digits": 6},
+    "deadline": 5.0,
+    "memory_mb": 2048,
+}
 PROGRAM = "from credo.verify.worker import main; main()"
 
 

@@ -1,0 +1,276 @@
+"""Which answers are the same, form by form, and the near misses that are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from credo.verify.answers import same
+from credo.verify.expressions import Unreadable
+from credo.verify.strictness import Strictness
+
+
+def correct(answer: str, gold: str, **strictness: object) -> bool:
+    try:
+        return same(gold, answer, Strictness(**strictness))  # type: ignore[arg-type]
+    except Unreadable:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("0.5", r"\frac{1}{2}"),
+        ("x=5", "5"),
+        ("5", "x=5"),
+        ("2,1", "1,2"),
+        (r"\{3, 1, 2\}", "1, 2, 3"),
+        (r"1 \text{ or } 2", "1, 2"),
+        (r"x = 1 \text{ and } x = 2", "1, 2"),
+        (r"x \in \{1, 2\}", "x = 1, 2"),
+        (r"3 \pm \sqrt{2}", r"3+\sqrt{2}, 3-\sqrt{2}"),
+        (r"\pm 4", "-4, 4"),
+        ("(x, y) = (2, 7)", "x = 2, y = 7"),
+        ("(2, 7)", "x = 2, y = 7"),
+        ("2, 7", "(2, 7)"),
+        ("[2, 5)", r"2 \le x < 5"),
+        ("x > 3", r"(3, \infty)"),
+        (r"x < -1 \text{ or } x \ge 4", r"(-\infty, -1) \cup [4, \infty)"),
+        ("3 < t", "t > 3"),
+        (r"\mathbb{R}", r"(-\infty, \infty)"),
+        (r"(-\infty, 0) \cup (0, \infty)", r"(0,\infty) \cup (-\infty,0)"),
+        ("y = 2x + 1", "2x - y + 1 = 0"),
+        ("2x + 1", "y = 2x + 1"),
+        ("f(t) = t^2 + 1", "f(x) = x^2 + 1"),
+        (r"\begin{bmatrix} 1 & 0.5 \\ 0 & 2 \end{bmatrix}", r"\begin{pmatrix} 1 & \frac12 \\[4pt] 0 & 2 \end{pmatrix}"),
+        (r"\langle 1, 2, 3 \rangle", r"\begin{pmatrix} 1 \\ 2 \\ 3 \end{pmatrix}"),
+        (r"12 \text{ cm}", "12"),
+        (r"12 \text{ centimeters}", r"12 \text{ cm}"),
+        (r"40 \text{ square feet}", r"40 \text{ ft}^2"),
+        ("72", r"72^\circ"),
+        (r"72^{\circ}", r"72 \text{ degrees}"),
+        (r"\$4.50", "4.5"),
+        (r"\$1{,}250", "1250"),
+        (r"\\350", "350"),
+        ("12{,}345", "12345"),
+        (r"12\,345", "12345"),
+        ("12,345", "12345"),
+        (r"35\%", "35"),
+        ("35", r"35\%"),
+        ("0.35", r"35\%"),
+        ("22.5", "22.5%"),
+        ("1011_2", "1011_{2}"),
+        ("1011", "1011_2"),
+        (r"3\frac{1}{4}", r"\frac{13}{4}"),
+        (r"3 \frac14", "3.25"),
+        ("(D)", "D"),
+        ("D", r"\text{(D)}"),
+        (r"(D)\ 17", "D"),
+        (r"\text{D. } 17", "(D)"),
+        ("Even", r"\text{even}"),
+        (r"\text{YES}", "Yes"),
+        ("Yes", "Yes, it converges."),
+        (r"7:05 \text{ a.m.}", r"\text{7:05 AM}"),
+        ("2:3", r"\frac{2}{3}"),
+        ("4:6", "2:3"),
+        (r"8\sqrt{5} \text { square meters}", r"8\sqrt{5}"),
+        ("5 million", "5000000"),
+        (r"3.2 \times 10^{4}", "32000"),
+        ("3.2e4", "32000"),
+        ("0.142857", r"\frac{1}{7}"),
+        ("3.141593", r"\pi"),
+        (r"AB \perp CD", r"CD \perp AB"),
+        ("a(n+1)", "an + a"),
+        (r"\frac{\ln 8}{\ln 2}", "3"),
+        (r"\sqrt{50}", r"5\sqrt{2}"),
+        ("(x+1)^2", "x^2+2x+1"),
+        (r"\sin^2 x + \cos^2 x", "1"),
+        (r"\sin 2x", r"2\sin x\cos x"),
+        ("1 < x < 4", "4 > x > 1"),
+        (r"\angle ABC = 40^\circ", "40"),
+        ("b = 4, a = 3", "a = 3, b = 4"),
+        (r"\text{Bob and Alice}", "Alice and Bob"),
+        (r"\text{W and Z}", "Z, W"),
+        ("n(n+1)/2", r"\frac{n^2+n}{2}"),
+        ("2^{10}", "1024"),
+        ("10^{12}", "1000000000000"),
+        (r"x = 3 \approx 3.0", "3"),
+        (r"\sqrt{2} \approx 1.41", r"\sqrt{2}"),
+        ("1,4", "1.4"),
+        (r"(1, p) \text{ for any prime } p", "(1,p)"),
+        ("(1, p)", r"(1, p) \text{ for any prime } p"),
+        ("-0", "0"),
+        (".75", "3/4"),
+        (r"\frac{3}{4}x", "0.75x"),
+        (r"\dfrac{-3}{4}", r"-\frac{3}{4}"),
+        ("{5}", "5"),
+        (r"\text{5 apples}", "5"),
+        ("5 apples", "5"),
+        (r"\boxed{6}", "6"),
+        ("6.", "6"),
+        (r"120\text{ km/h}", "120"),
+        (r"e^{i\pi}", "-1"),
+        ("3i+2", "2+3i"),
+        (r"\text{the empty set}", r"\text{The empty set}"),
+        (r"\emptyset", r"\varnothing"),
+        ("100!", r"100 \cdot 99!"),
+        ("|x|", r"\sqrt{x^2}"),
+        (r"\frac{10}{\sqrt{5}}", r"2\sqrt{5} \text{ OR } \frac{10\sqrt{5}}{5}"),
+        ("$(2,3)$ and $(4,5)$", "(2,3),(4,5)"),
+        (r"k \in \mathbb{Z}", r"k \in \mathbb{Z}"),
+    ],
+)
+def test_the_same(answer: str, gold: str):
+    assert correct(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("4700", "47"),
+        ("0.47", "47"),
+        ("99999", "100000"),
+        ("100000.4", "100000"),
+        ("100000.0001", "100000"),
+        ("1", "0,1"),
+        ("1, 2, 3", "1, 2"),
+        ("1, 2", "1, 2, 2.5"),
+        (r"(-\infty,0)", r"(-\infty,0]"),
+        ("(2,1)", "(1,2)"),
+        ("[1,2]", "(1,2)"),
+        ("x=5", "y=5"),
+        ("x = 2, y = 7", "x = 7, y = 2"),
+        ("7, 2", "x = 2, y = 7"),
+        ("(7, 2)", "x = 2, y = 7"),
+        ("7, 2", "(2, 7)"),
+        ("x > 3", "x < 3"),
+        (r"x \ge 3", r"(3, \infty)"),
+        ("a > 3", "x > 3"),
+        (r"2 \le x \le 5", "[2, 5)"),
+        (r"(-\infty, 0) \cup (1, \infty)", r"(-\infty,0) \cup (0,\infty)"),
+        (r"3 \pm \sqrt{2}", r"3+\sqrt{2}"),
+        (r"3 + \sqrt 2", r"3 \pm \sqrt{2}"),
+        ("y = 2x - 1", "2x - y + 1 = 0"),
+        ("x^2 + 4 = 0", "x^2 + 1 = 0"),
+        ("f(t) = x^2", "f(x) = x^2"),
+        ("g(x) = x^2", "f(x) = x^2"),
+        (r"\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"),
+        (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+        (r"12 \text{ m}", r"12 \text{ cm}"),
+        (r"48 \text{ seconds}", r"48 \text{ minutes}"),
+        (r"40 \text{ cubic feet}", r"40 \text{ ft}^2"),
+        (r"5 \text{ cents}", r"\$5"),
+        (r"0.5\%", "0.5"),
+        (r"0.35\%", r"35\%"),
+        ("1011_3", "1011_2"),
+        ("11", "1011_2"),
+        (r"3\frac{1}{4}", r"\frac{3}{4}"),
+        (r"3\frac{1}{4}", "3"),
+        ("(C)", "D"),
+        ("(C) 17", "(D) 17"),
+        ("A or D", "D"),
+        ("AD", "D"),
+        ("Daniel", r"\text{Nadiel}"),
+        ("odd", r"\text{even}"),
+        ("no", r"\text{yes}"),
+        (r"\text{don}", r"\text{nod}"),
+        (r"7:05 \text{ p.m.}", r"\text{7:05 a.m.}"),
+        ("7:05", r"\text{7:05 a.m.}"),
+        ("2:3", "3:2"),
+        ("3/2", "2:3"),
+        ("5 million", "5"),
+        ("5 thousand", "5 million"),
+        ("0.14", r"\frac{1}{7}"),
+        ("0.142858", r"\frac{1}{7}"),
+        ("0.142", r"\frac{1}{7}"),
+        ("3.14", r"\pi"),
+        ("6.28", r"2\pi"),
+        ("1.6e-6", "1.77e-6"),
+        ("0.000002", "1.77e-6"),
+        (r"AB \parallel CD", r"AB \perp CD"),
+        ("11", r"5+6\sqrt7"),
+        (r"3 \times 90!", "4(90!)"),
+        (r"\sqrt{51}", r"5\sqrt{2}"),
+        ("x^2+2x+2", "(x+1)^2"),
+        ("10^{12}+1", "10^{12}"),
+        ("2^{200}+1", "2^{200}"),
+        ("2^{400}+1", "2^{400}"),
+        ("|x|", "x"),
+        ("1 < x < 5", "1 < x < 4"),
+        ("g(3) < g(9) < g(1)", "g(3) < g(1) < g(9)"),
+        ("x^c", r"x^c \text{ for } c > 0"),
+        (r"2n \text{ if } n \text{ is odd}", r"2n \text{ if } n \text{ is even}"),
+        ("1,4", "14"),
+        ("1.4", "1,4"),
+        ("5 less than x", "5"),
+        ("5 or more", "5"),
+        ("at most 5", "5"),
+        ("1,234", "1,2,34"),
+        ("12", "1 2"),
+        (r"\infty", "5"),
+        ("5", r"\infty"),
+        (r"-\infty", r"\infty"),
+        (r"\text{All real numbers}", r"\text{No real numbers}"),
+        ("x", "y"),
+        ("2x", "2y"),
+        ("a_1", "a_2"),
+        (r"\frac{1}{0}", "1"),
+        ("1/0", "2"),
+        (r"\frac{0}{0}", "0"),
+        ("", "5"),
+        (r"7 \text{ for } x > 2", "8"),
+        (r"\{1, 2\}", "1"),
+        (r"\{1\}", "1, 2"),
+        ("(1,2),(3,4)", "(1,2)"),
+        ("(1,2),(4,3)", "(1,2),(3,4)"),
+        ("(3,3)", "3"),
+        ("5, 5", "10"),
+        ("x + 1", "x + 1 = 0"),
+        ("7", "7 = 11a + c"),
+        (r"2 \text{ or } 3", "2"),
+        (r"\text{2 or 3}", "3"),
+        ("neither", "3"),
+        ("5!", "5"),
+        ("5^2", "52"),
+        (r"\sqrt{-4}", "2"),
+        (r"\log_2 8", r"\log_3 8"),
+        (r"\sin x", r"\cos x"),
+        ("e", r"\pi"),
+        ("90", "90.5"),
+        ("AIME", "IMEA"),
+        (r"[1,3] \cup [5,7]", "[1,7]"),
+        (r"72 \text{ clips per day}", "73"),
+        ("(A) 5", "(B) 5"),
+        (r"50 \text{ percent}", "0.05"),
+        (r"\frac{1}{2}\%", r"\frac{1}{2}"),
+        ("13/4", r"3\frac{3}{4}"),
+        (r"x \ne 3", "x = 3"),
+        (r"x \ne 3", r"x \ne 4"),
+        ("100, 200", "100300"),
+    ],
+)
+def test_near_misses_stay_wrong(answer: str, gold: str):
+    assert not correct(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("bare", "full"), [("12", r"12 \text{ cm}"), ("35", r"35\%"), ("1011", "1011_2"), ("9", r"9^\circ")]
+)
+def test_units_are_needed_on_demand(bare: str, full: str):
+    assert correct(bare, full)
+    assert not correct(bare, full, need_units=True)
+    assert correct(full, full.replace(" ", "  "), need_units=True)
+    assert correct(full, bare, need_units=True)
+
+
+def test_how_many_digits_stand_for_a_number():
+    assert not correct("0.667", "2/3")
+    assert correct("0.667", "2/3", decimal_digits=3)
+    assert not correct("0.668", "2/3", decimal_digits=3)
+    assert correct("1.414", r"\sqrt{2}", decimal_digits=4)
+    assert not correct("3", "3.14", decimal_digits=1)
+    assert not correct("3.14", "3", decimal_digits=1)
+
+
+def test_deep_nesting_ends():
+    assert not correct("(" * 300 + "1" + ")" * 300, "2")
+    assert not correct("{" * 300 + "1" + "}" * 300, "2")
