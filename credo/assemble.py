@@ -35,6 +35,7 @@ from credo.seeds import mixed_seed
 from credo.types import Batch, Problem
 from credo.verify.extraction import Extraction
 from credo.verify.router import verifier_for
+from credo.verify.sandbox import sandbox_level
 from credo.verify.strictness import Strictness
 from credo.verify.verifier import Verifier
 
@@ -80,7 +81,10 @@ def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
     """Loads the data, then the models. Raises ValueError for whatever the user can mend."""
     set_threads(config.run.threads)
     train, held_out = _problems(config, console)
-    verifier = build_verifier(config.verify, config.sandbox, {problem.kind for problem in [*train, *held_out]})
+    kinds = {problem.kind for problem in [*train, *held_out]}
+    verifier = build_verifier(config.verify, config.sandbox, kinds)
+    if "code" in kinds and config.verify.kind == "auto" and not config.sandbox.url:
+        console.say(f"Programs run in a sandbox of level {sandbox_level()} of 3.")
     try:
         return _assembled(config, world, console, train, held_out, verifier)
     except BaseException:

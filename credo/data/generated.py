@@ -18,9 +18,11 @@ from credo.types import Message, Problem
 EXPRESSION_FAMILIES = ("chain_sum", "products")
 """Families whose question is one arithmetic expression, evaluated from left to right."""
 STYLES = ("question", "expression")
+OWN_PARAMETERS = ("prompt", "partial")
+"""Of a source, and not of its family."""
 
 
-def gym_rows(source: GeneratedSource, own: tuple[str, ...] = ("prompt",)) -> Iterator[tuple[str, int, object]]:
+def gym_rows(source: GeneratedSource, own: tuple[str, ...] = OWN_PARAMETERS) -> Iterator[tuple[str, int, object]]:
     """The items of a source as ("item", number from 0, entry of JSON values), for :func:`credo.data.sources.sift`.
 
     ``own`` names the parameters that are ours; all others belong to the family's configuration. The seed is 0 where
@@ -53,8 +55,20 @@ def gym_problem(entry: Mapping[str, Any], *, source: GeneratedSource, id: str) -
         prompt=gym_prompt(entry, source),
         answer=answer or "",
         source=source.name,
-        extra={"family": source.family, "entry": dict(entry)},
+        extra={"family": source.family, "entry": dict(entry)} | ({"partial": True} if scores_partly(source) else {}),
     )
+
+
+def scores_partly(source: GeneratedSource) -> bool:
+    """Whether the family's partial scores are rewards, as ``partial=true`` asks; else only full marks count.
+
+    Many scorers give a little for a wrong answer or a substring, so the default is off. Raises ValueError for other
+    values than true and false.
+    """
+    partial = dict(source.parameters).get("partial", "false")
+    if partial not in ("true", "false"):
+        raise ValueError(f"{source.name}: partial is true or false, not '{partial}'.")
+    return partial == "true"
 
 
 def style_of(source: GeneratedSource) -> str:
@@ -91,6 +105,7 @@ def _dataset(source: GeneratedSource, own: tuple[str, ...]) -> Any:
     if source.family not in DATASETS:
         raise ValueError(f"{source.name}: reasoning-gym has no such family.{near(source.family, DATASETS)}")
     style_of(source)
+    scores_partly(source)
     known = {field.name: field for field in fields(DATASETS[source.family][1])}
     settings: dict[str, Any] = {"seed": 0}
     for name, text in source.parameters:

@@ -5,7 +5,9 @@ import random
 
 import pytest
 
+from credo.data.generated import gym_problem, gym_rows
 from credo.data.problems import load_problems
+from credo.data.sources import parse_generated
 from credo.types import Message
 
 pytest.importorskip("reasoning_gym")
@@ -124,3 +126,14 @@ def test_items_without_an_answer_are_bad_rows():
 def test_what_no_generator_can_make(source, reason):
     with pytest.raises(ValueError, match=reason):
         load_problems([source], max_bad_share=0.9)
+
+
+def test_partial_scores_are_kept_where_asked():
+    source = parse_generated("gym:gcd?size=1&partial=true")
+    ((_, _, entry),) = gym_rows(source)
+    assert isinstance(entry, dict)
+    assert gym_problem(entry, source=source, id="0").extra["partial"] is True
+    plain = parse_generated("gym:gcd?size=1")
+    assert "partial" not in gym_problem(entry, source=plain, id="0").extra
+    with pytest.raises(ValueError, match="partial is true or false"):
+        list(gym_rows(parse_generated("gym:gcd?size=1&partial=some")))
