@@ -172,10 +172,12 @@ def test_order_and_company_do_not_matter(verifier: ProgramVerifier):
 def test_an_interrupt_leaves_a_verifier_that_works():
     verifier = ProgramVerifier(workers=2, seconds=30.0)
     loop = (problem(CALLS), "def add(a, b):\n    while True: pass")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     interrupt = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         verifier.verify([loop] * 4)
+    signal.signal(signal.SIGINT, before)
     assert score(verifier, CALLS, ADD) == 1.0
     verifier.close()
     verifier.close()
