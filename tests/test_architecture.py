@@ -41,7 +41,7 @@ LAZY = {"transformers", "reasoning_gym", "sympy", "math_verify", "pyarrow", "ggu
 ALGO_MAY_IMPORT = {"torch", "jaxtyping"}
 
 BANNED_NAMES = {"utils", "helpers", "manager", "handler", "core"}
-FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 15_000
+FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 16_000
 
 # Tests without a module of their own name:
 ALONE = {

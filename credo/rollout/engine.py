@@ -20,8 +20,15 @@ class SamplingParams:
 
     temperature: float = 1.0
     """0 is greedy."""
+    top_k: int = 0
+    """Only so many of the most likely tokens; 0 is all."""
     top_p: float = 1.0
+    """Nucleus sampling; 1 is off."""
+    min_p: float = 0.0
+    """Only tokens at least so many times as likely as the most likely one; 0 is off."""
     max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    """Texts that end a response with the token that completes them; that token is kept."""
 
 
 @runtime_checkable

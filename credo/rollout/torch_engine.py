@@ -1,42 +1,44 @@
-"""Samples inside the training process with the policy's own module: no copy of the weights, no server.
+"""Samples inside the training process with the policy's own parameters: no server, no second model.
 
-Prompts are padded on the left and computed once for their ``n`` samples; rows that have ended leave the batch. It uses
-transformers' models through their public cache only, so every causal LM with attention layers works.
+Models with plain attention are decoded by continuous batching over packed weights; others, one batch after another,
+through transformers' own cache.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from credo.rollout import attention
+from credo.rollout.continuous import ContinuousDecoder
 from credo.rollout.engine import Progress, SamplingParams
-from credo.rollout.sampling import draw, sampling_logprobs
-from credo.seeds import mixed_seed, uniform
+from credo.rollout.packed import packed_body, refresh
+from credo.rollout.rows import Decode, Row, Writer
+from credo.rollout.static import StaticDecoder
+from credo.seeds import mixed_seed
 from credo.types import Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-@dataclass(slots=True, kw_only=True)
-class _Row:
-    """A response being written."""
-
-    prompt: int
-    """Index into the prompts of the call."""
-    seed: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    ended: bool = False
+PLAIN_ATTENTION = frozenset(
+    ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+)
+"""Model types of transformers whose attention needs queries, keys, values, a window and a soft cap, and no more."""
 
 
 class TorchEngine:
-    """Decodes up to ``concurrent`` sequences at once."""
+    """Decodes up to ``concurrent`` sequences at once.
+
+    With compute "fp32" a response is the same in whatever company it is decoded, but for the rounding of sums (about
+    1e-6 in a log-prob). With "bf16" linear layers and attention are computed in bf16 as under the trainer's autocast;
+    their rounding (about 1e-2 in a log-prob) may depend on the size of the batch, and where a number falls that close
+    to the border of two tokens, so may the token. Untested on CUDA.
+    """
 
     def __init__(
         self,
@@ -46,15 +48,36 @@ class TorchEngine:
         pad_id: int,
         concurrent: int,
         compute: Literal["fp32", "bf16"] = "fp32",
+        cache_bytes: int | None = None,
+        decode: Decode | None = None,
     ) -> None:
-        """Raises ValueError for a model that takes no ``past_key_values``: it would sample without its past."""
+        """``cache_bytes`` bounds keys and values; ``decode`` turns tokens to text and is needed for stop strings.
+
+        Raises ValueError for a model that takes no ``past_key_values``: it would sample without its past.
+        """
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise ValueError(
                 f"{type(model).__name__} keeps its past in a cache of its own kind, which cannot be sampled from here; "
                 "choose a model with attention layers."
             )
         self.model, self.eos_ids, self.pad_id = model, eos_ids, pad_id
-        self.concurrent, self.compute = concurrent, compute
+        self.concurrent, self.cache_bytes, self.decode = concurrent, cache_bytes, decode
+        self.compute: Literal["fp32", "bf16"] = compute
+        self._body: Any = None
+        self._stale = True
+
+    @property
+    def continuous(self) -> bool:
+        """Whether this model is decoded by continuous batching."""
+        config = self.model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        return config.model_type in PLAIN_ATTENTION and kinds <= {"full_attention", "sliding_attention"}
+
+    @property
+    def summary(self) -> str:
+        """How this model is sampled from, for the log."""
+        way = "continuous batching over packed weights" if self.continuous else "one batch after another"
+        return f"{way}, {self.compute}, up to {self.concurrent:,} sequences at once"
 
     @torch.no_grad()
     def sample(
@@ -67,87 +90,66 @@ class TorchEngine:
     ) -> list[list[Rollout]]:
         """See :class:`credo.rollout.engine.RolloutEngine`; what is decoded beside it changes its rounding only."""
         assert len(prompts) == len(seeds)
-        rows = [[_Row(prompt=i, seed=mixed_seed(seeds[i], k)) for k in range(n)] for i in range(len(prompts))]
+        if params.stop and self.decode is None:
+            raise ValueError("Stop strings are looked for in text, but this engine has no decode; give it one.")
+        rows = [[Row(prompt=i, seed=mixed_seed(seeds[i], k)) for k in range(n)] for i in range(len(prompts))]
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         queue = [row for i in by_length for row in rows[i]]
-        for start in range(0, len(queue), self.concurrent):
-            self._decode(queue[start : start + self.concurrent], prompts, params, progress)
-        return [[self._rollout(row, prompts[i]) for row in rows[i]] for i in range(len(prompts))]
+        if queue:
+            slots = self._slots(len(queue), len(prompts[by_length[-1]]) + params.max_tokens)
+            writer = Writer(params=params, eos_ids=self.eos_ids, decode=self.decode, progress=progress)
+            self._decoder(queue, prompts, writer, slots).run()
+        return [[row.rollout(prompts[i]) for row in rows[i]] for i in range(len(prompts))]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copies ``weights`` into the module, except those that it shares with the trainer already."""
+        """Copies ``weights`` into the module, except those that it shares with the trainer already.
+
+        Packed copies are renewed by the next call of :meth:`sample`, so call this after every change of shared weights.
+        """
+        self._stale = True
         own = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, tensor in weights:
                 if own[name] is not tensor:
                     own[name].copy_(tensor)
 
-    def _decode(
-        self, rows: list[_Row], prompts: Sequence[tuple[int, ...]], params: SamplingParams, progress: Progress | None
-    ) -> None:
-        """Writes the responses of ``rows``, all at once."""
-        from transformers import DynamicCache
-
-        device = next(self.model.parameters()).device
-        distinct = sorted({row.prompt for row in rows})
-        width = max(len(prompts[i]) for i in distinct)
-        padded = [[self.pad_id] * (width - len(prompts[i])) + list(prompts[i]) for i in distinct]
-        tokens = torch.tensor(padded, device=device)
-        lengths = torch.tensor([len(prompts[i]) for i in distinct], device=device)
-        attention = torch.arange(width, device=device) >= width - lengths.unsqueeze(1)
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(tokens, attention, (attention.cumsum(dim=1) - 1).clamp(min=0), cache)
-
-        row_of = torch.tensor([distinct.index(row.prompt) for row in rows], device=device)
-        cache.reorder_cache(row_of)  # pyright: ignore[reportArgumentType]
-        logits, attention, lengths = logits[row_of], attention[row_of], lengths[row_of]
-        for position in range(params.max_tokens):
-            drawn = self._draw(rows, logits, position, params)
-            if progress is not None:
-                progress(len(rows))
-            alive = [index for index, row in enumerate(rows) if not row.ended]
-            if not alive or position + 1 == params.max_tokens:
-                return
-            if len(alive) < len(rows):
-                kept = torch.tensor(alive, device=device)
-                rows = [rows[index] for index in alive]
-                cache.reorder_cache(kept)  # pyright: ignore[reportArgumentType]
-                drawn, attention, lengths = drawn[kept], attention[kept], lengths[kept]
-            attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(drawn.unsqueeze(1), attention, (lengths + position).unsqueeze(1), cache)
-
-    def _forward(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: object) -> Tensor:
-        """Logits (N, V) after the last token of each row."""
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.compute == "bf16"):
-            output = self.model(
-                input_ids=tokens,
-                attention_mask=attention,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+    def _decoder(
+        self, rows: list[Row], prompts: Sequence[tuple[int, ...]], writer: Writer, slots: int
+    ) -> ContinuousDecoder | StaticDecoder:
+        if not self.continuous:
+            return StaticDecoder(
+                self.model, rows, prompts, writer, slots=slots, pad_id=self.pad_id, compute=self.compute
             )
-        return output.logits[:, -1]
+        if self._body is None:
+            attention.register()
+            self._body = packed_body(self.model, self.compute)
+            self._body.set_attn_implementation(attention.NAME)
+        if self._stale:
+            refresh(self._body)
+            self._stale = False
+        return ContinuousDecoder(self._body, rows, prompts, writer, slots=slots, dtype=self._dtype)
 
-    def _draw(self, rows: list[_Row], logits: Tensor, position: int, params: SamplingParams) -> Tensor:
-        """Draws the next token of every row and writes it down."""
-        logprobs = sampling_logprobs(logits, temperature=params.temperature, top_p=params.top_p)
-        if params.temperature == 0:
-            drawn = logprobs.argmax(dim=-1)
-        else:
-            numbers = [uniform(row.seed, position) for row in rows]
-            drawn = draw(logprobs, torch.tensor(numbers, dtype=torch.float64, device=logits.device))
-        chosen = logprobs.gather(1, drawn.unsqueeze(1)).squeeze(1)
-        for row, token, logprob in zip(rows, drawn.tolist(), chosen.tolist(), strict=True):
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            row.ended = token in self.eos_ids
-        return drawn
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return torch.bfloat16 if self.compute == "bf16" else torch.float32
 
-    def _rollout(self, row: _Row, prompt: tuple[int, ...]) -> Rollout:
-        return Rollout(
-            prompt_ids=prompt,
-            response_ids=tuple(row.tokens),
-            logprobs=tuple(row.logprobs),
-            finish="stop" if row.ended else "length",
-        )
+    def _slots(self, rows: int, longest: int) -> int:
+        """As many as allowed, needed and, at ``longest`` tokens each, within the bound on the cache."""
+        slots = min(rows, self.concurrent)
+        if self.cache_bytes is None:
+            return slots
+        fitting = self.cache_bytes // (longest * self._token_bytes())
+        if fitting == 0:
+            raise ValueError(
+                f"One sequence of {longest:,} tokens needs {longest * self._token_bytes() / 2**20:,.0f} MiB of keys "
+                f"and values, over the bound of {self.cache_bytes / 2**20:,.0f} MiB; raise it or shorten responses."
+            )
+        return min(slots, fitting)
+
+    def _token_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_hidden_layers * heads * width * self._dtype.itemsize

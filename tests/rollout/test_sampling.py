@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
-from credo.rollout.sampling import draw, sampling_logprobs
+from credo.rollout import sampling
+from credo.rollout.sampling import draw, least_logits
+from tests.rollout.oracle import sampling_logprobs
+
+CUTS = [
+    {},
+    {"top_p": 0.05},
+    {"top_p": 0.5},
+    {"top_p": 0.999},
+    {"top_k": 1},
+    {"top_k": 7},
+    {"top_k": 1000},
+    {"min_p": 0.05},
+    {"min_p": 1.0},
+    {"top_k": 9, "top_p": 0.7, "min_p": 0.1},
+]
 
 
 def logits_of(*shares: float) -> torch.Tensor:
@@ -16,21 +32,19 @@ def logits_of(*shares: float) -> torch.Tensor:
     return torch.tensor([shares]).log() + 3.0
 
 
-def probabilities(logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0) -> list[float]:
-    return sampling_logprobs(logits, temperature=temperature, top_p=top_p).exp()[0].tolist()
+def grid(count: int) -> torch.Tensor:
+    """Numbers spread evenly over [0, 1)."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
 
 
-def nucleus_oracle(logits: list[float], temperature: float, top_p: float) -> list[float]:
-    """The nucleus as it is defined: the fewest most likely tokens whose probabilities reach ``top_p``."""
-    weights = [math.exp(logit / temperature) for logit in logits]
-    shares = [weight / sum(weights) for weight in weights]
-    kept: list[int] = []
-    for token in sorted(range(len(shares)), key=lambda token: -shares[token]):
-        if sum(shares[other] for other in kept) >= top_p:
-            break
-        kept.append(token)
-    mass = sum(shares[token] for token in kept)
-    return [shares[token] / mass if token in kept else 0.0 for token in range(len(shares))]
+def probabilities(logits: torch.Tensor, count: int = 2000, **options: Any) -> list[float]:
+    """What each token says of its own probability if it is ever drawn, else 0."""
+    merged: dict[str, Any] = {"temperature": 1.0} | options
+    tokens, logprobs = draw(logits.expand(count, -1), grid(count), **merged)
+    shares = [0.0] * logits.shape[1]
+    for token, logprob in zip(tokens.tolist(), logprobs.tolist(), strict=True):
+        shares[token] = math.exp(logprob)
+    return shares
 
 
 def test_plain_sampling_is_the_softmax():
@@ -45,66 +59,86 @@ def test_temperature_by_hand():
 
 
 def test_greedy_keeps_the_distribution_at_temperature_one():
-    assert probabilities(logits_of(0.5, 0.2, 0.3), temperature=0.0, top_p=0.1) == pytest.approx([0.5, 0.2, 0.3])
+    assert probabilities(logits_of(0.3, 0.5, 0.2), temperature=0.0, top_p=0.1) == pytest.approx([0, 0.5, 0])
 
 
 @pytest.mark.parametrize(
-    ("top_p", "expected"),
+    ("options", "expected"),
     [
-        (0.01, [0, 1, 0, 0]),
-        (0.49, [0, 1, 0, 0]),
-        (0.51, [0, 5 / 8, 3 / 8, 0]),
-        (0.79, [0, 5 / 8, 3 / 8, 0]),
-        (0.81, [0.15 / 0.95, 0.5 / 0.95, 0.3 / 0.95, 0]),
-        (0.96, [0.15, 0.5, 0.3, 0.05]),
-        (1.0, [0.15, 0.5, 0.3, 0.05]),
+        ({"top_p": 0.01}, [0, 1, 0, 0]),
+        ({"top_p": 0.49}, [0, 1, 0, 0]),
+        ({"top_p": 0.51}, [0, 5 / 8, 3 / 8, 0]),
+        ({"top_p": 0.79}, [0, 5 / 8, 3 / 8, 0]),
+        ({"top_p": 0.81}, [0.15 / 0.95, 0.5 / 0.95, 0.3 / 0.95, 0]),
+        ({"top_p": 0.96}, [0.15, 0.5, 0.3, 0.05]),
+        ({"top_k": 2}, [0, 5 / 8, 3 / 8, 0]),
+        ({"top_k": 2, "top_p": 0.62}, [0, 1, 0, 0]),
+        ({"top_k": 2, "top_p": 0.63}, [0, 5 / 8, 3 / 8, 0]),
+        ({"min_p": 0.31}, [0, 5 / 8, 3 / 8, 0]),
+        ({"min_p": 0.29}, [0.15 / 0.95, 0.5 / 0.95, 0.3 / 0.95, 0]),
     ],
 )
-def test_the_nucleus_by_hand(top_p: float, expected: list[float]):
-    assert probabilities(logits_of(0.15, 0.5, 0.3, 0.05), top_p=top_p) == pytest.approx(expected)
+def test_cuts_by_hand(options: dict[str, Any], expected: list[float]):
+    assert probabilities(logits_of(0.15, 0.5, 0.3, 0.05), **options) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
-@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
-def test_the_nucleus_is_exact(temperature: float, top_p: float):
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+@pytest.mark.parametrize("candidates", [4, 512])
+def test_cuts_are_exact(temperature: float, cuts: dict[str, Any], candidates: int, monkeypatch: pytest.MonkeyPatch):
+    """With 4 candidates most rows need a second look for their nucleus; the others must not notice."""
+    monkeypatch.setattr(sampling, "CANDIDATES", candidates)
     logits = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * 2
-    actual = sampling_logprobs(logits, temperature=temperature, top_p=top_p).exp()
-    expected = torch.tensor([nucleus_oracle(row, temperature, top_p) for row in logits.tolist()])
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
-    assert torch.equal(actual > 0, expected > 0)
+    scaled = logits / temperature
+    least = least_logits(scaled, **({"top_k": 0, "top_p": 1.0, "min_p": 0.0} | cuts))
+    expected = sampling_logprobs(logits, temperature=temperature, **cuts)
+    assert torch.equal(scaled >= least, expected > -torch.inf)
+    tokens, logprobs = draw(logits, grid(40), temperature=temperature, **cuts)
+    torch.testing.assert_close(logprobs.double(), expected.gather(1, tokens.unsqueeze(1)).squeeze(1), atol=1e-6, rtol=0)
+
+
+def test_ties_with_the_last_token_kept_are_kept():
+    assert probabilities(logits_of(0.1, 0.4, 0.25, 0.25), top_k=2) == pytest.approx([0, 4 / 9, 2.5 / 9, 2.5 / 9])
+    assert probabilities(logits_of(0.1, 0.4, 0.25, 0.25), top_p=0.5) == pytest.approx([0, 4 / 9, 2.5 / 9, 2.5 / 9])
 
 
 def test_half_precision_logits_are_read_in_full():
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)).bfloat16()
-    logprobs = sampling_logprobs(logits, temperature=0.7, top_p=0.9)
+    tokens, logprobs = draw(logits, grid(3), temperature=0.7, top_p=0.9)
     assert logprobs.dtype == torch.float32
-    assert torch.equal(logprobs, sampling_logprobs(logits.float(), temperature=0.7, top_p=0.9))
+    again, same = draw(logits.float(), grid(3), temperature=0.7, top_p=0.9)
+    assert torch.equal(tokens, again)
+    assert torch.equal(logprobs, same)
 
 
-def test_draws_by_hand():
-    shares = torch.tensor([[0.0, 0.25, 0.5, 0.0, 0.25, 0.0]]).log()
+@pytest.mark.parametrize("offset", [0, 254, 255, 256, 1000])
+def test_draws_by_hand(offset: int):
+    """Also where the tokens lie on both sides of a border between blocks."""
+    shares = torch.cat([torch.zeros(1, offset), torch.tensor([[0.0, 0.25, 0.5, 0.0, 0.25, 0.0]])], dim=1)
     uniforms = [0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53]
-    drawn = [draw(shares, torch.tensor([number], dtype=torch.float64)).item() for number in uniforms]
-    assert drawn == [1, 1, 2, 2, 4, 4], "a token of probability 0 is never drawn, not even at the ends"
+    drawn = [draw(shares.log(), torch.tensor([u], dtype=torch.float64), temperature=1.0)[0].item() for u in uniforms]
+    assert [token - offset for token in drawn] == [1, 1, 2, 2, 4, 4], "a token of probability 0 is never drawn"
 
 
-def test_evenly_spread_numbers_draw_every_token_by_its_share():
+@pytest.mark.parametrize("vocabulary", [12, 256, 257, 1500])
+def test_evenly_spread_numbers_draw_every_token_by_its_share(vocabulary: int):
     count = 10_000
-    row = torch.randn(1, 12, generator=torch.Generator().manual_seed(2)) * 2
-    logprobs = sampling_logprobs(row, temperature=0.8, top_p=0.95)
-    numbers = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    drawn = Counter(draw(logprobs.expand(count, -1), numbers).tolist())
-    for token, share in enumerate(logprobs[0].exp().tolist()):
-        assert abs(drawn[token] - share * count) <= 1, token
+    row = torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(2)) * 2
+    drawn = Counter(draw(row.expand(count, -1), grid(count), temperature=0.8, top_p=0.95)[0].tolist())
+    shares = sampling_logprobs(row, temperature=0.8, top_p=0.95)[0].exp().tolist()
+    for token, share in enumerate(shares):
+        assert abs(drawn[token] - share * count) <= 1.01, token
+    assert set(drawn) <= {token for token, share in enumerate(shares) if share > 0}
 
 
-def test_rows_do_not_see_each_other():
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_rows_do_not_see_each_other(cuts: dict[str, Any]):
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(50, 20, generator=generator)
+    logits = torch.randn(50, 700, generator=generator) * 2
     numbers = torch.rand(50, generator=generator, dtype=torch.float64)
-    together = sampling_logprobs(logits, temperature=0.9, top_p=0.8)
-    drawn = draw(together, numbers)
+    tokens, logprobs = draw(logits, numbers, temperature=0.9, **cuts)
     for index in range(50):
-        alone = sampling_logprobs(logits[index : index + 1], temperature=0.9, top_p=0.8)
-        assert torch.equal(alone[0], together[index])
-        assert draw(alone, numbers[index : index + 1]).item() == drawn[index].item()
+        one = slice(index, index + 1)
+        token, logprob = draw(logits[one], numbers[one], temperature=0.9, **cuts)
+        assert token.item() == tokens[index].item()
+        assert logprob.item() == logprobs[index].item()

@@ -16,11 +16,12 @@ import torch
 from credo.config import ArchitectureConfig
 from credo.data.batching import collate_demonstrations
 from credo.models.causal import build_model, load_model, response_logprobs, save_model
+from credo.rollout.cache import PackedPrompts, SlotCache
 from credo.rollout.engine import SamplingParams
-from credo.rollout.sampling import sampling_logprobs
 from credo.rollout.torch_engine import TorchEngine
 from credo.seeds import mixed_seed, uniform
 from credo.types import Rollout
+from tests.rollout.oracle import sampling_logprobs
 
 EOS, PAD = 1, 0
 PROMPTS = ((3, 4, 5), (6,), (3, 7, 8, 9, 10, 11, 12, 13, 4), (5, 5), (8, 9, 3, 3, 4))
@@ -49,13 +50,25 @@ def foreign(name: str, **options: Any) -> Any:
     shape |= {"num_key_value_heads": 2, "max_position_embeddings": 64}
     ids = {"vocab_size": 16, "bos_token_id": 2, "eos_token_id": EOS, "pad_token_id": PAD}
     config = getattr(transformers, f"{name}Config")(**(shape | ids | options))
-    kind = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
+    kind = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(name, f"{name}ForCausalLM")
     return getattr(transformers, kind)(config)
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": llama,
     "qwen2": lambda: foreign("Qwen2"),
+    "qwen2 with a window above": lambda: foreign(
+        "Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
+    "qwen3": lambda: foreign("Qwen3", head_dim=16),
+    "smollm3, a layer without positions": lambda: foreign("SmolLM3", no_rope_layers=[1, 0]),
+    "gemma": lambda: foreign("Gemma", head_dim=16),
+    "gemma3": lambda: foreign(
+        "Gemma3Text", head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "phi3": lambda: foreign("Phi3"),
+    "olmo2": lambda: foreign("Olmo2"),
+    "granite": lambda: foreign("Granite", logits_scaling=2.0),
     "gemma2": lambda: foreign(
         "Gemma2", head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, final_logit_softcapping=3.0
     ),
@@ -63,6 +76,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "gpt2, learnt positions": lambda: foreign("GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "lfm2, convolutions": lambda: foreign("Lfm2", layer_types=["conv", "full_attention"]),
 }
+
+
+STATIC = {"gpt2, learnt positions", "lfm2, convolutions"}
+"""Families whose attention or past is of their own kind."""
 
 
 @cache
@@ -87,7 +104,8 @@ def naive_rollout(
     values: list[float] = []
     while len(tokens) < params.max_tokens and (not tokens or tokens[-1] not in eos_ids):
         logits = model(input_ids=torch.tensor([[*prompt, *tokens]]), use_cache=False).logits[0, -1:]
-        logprobs = sampling_logprobs(logits, temperature=params.temperature, top_p=params.top_p)[0].tolist()
+        cuts = {"top_k": params.top_k, "top_p": params.top_p, "min_p": params.min_p}
+        logprobs = sampling_logprobs(logits, temperature=params.temperature, **cuts)[0].tolist()
         if params.temperature == 0:
             token = max(range(len(logprobs)), key=lambda candidate: logprobs[candidate])
         else:
@@ -124,7 +142,8 @@ def test_every_family_samples_as_the_naive_loop_does(name: str, params: Sampling
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probs_are_the_trainer_s(name: str, temperature: float):
     params = SamplingParams(temperature=temperature, max_tokens=10)
-    rollouts = list(chain.from_iterable(engine(family(name)).sample(PROMPTS, 3, params, SEEDS)))
+    sampler = engine(family(name), eos_ids=range(1, 16, 2))
+    rollouts = list(chain.from_iterable(sampler.sample(PROMPTS, 3, params, SEEDS)))
     assert len({len(rollout.response_ids) for rollout in rollouts}) > 1, "some responses have to end early"
     rows = [(rollout.prompt_ids, rollout.response_ids) for rollout in rollouts]
     tokens, attention, mask = collate_demonstrations(rows, PAD)
@@ -276,3 +295,128 @@ def test_a_model_that_would_forget_its_past_is_refused():
     model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=16, num_hidden_layers=1))
     with pytest.raises(ValueError, match="MambaForCausalLM"):
         engine(model)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_way_of_decoding_is_chosen_by_the_attention(name: str):
+    sampler = engine(family(name))
+    assert sampler.continuous == (name not in STATIC)
+    assert ("continuous" in sampler.summary) == sampler.continuous
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_responses_are_those_of_generate(name: str):
+    model = family(name)
+    groups = engine(model, concurrent=2).sample(PROMPTS, 1, SamplingParams(temperature=0.0, max_tokens=12), SEEDS)
+    for prompt, (rollout,) in zip(PROMPTS, groups, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
+        )
+        assert list(rollout.response_ids) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("cuts", [{"top_k": 3}, {"min_p": 0.2}, {"top_k": 6, "top_p": 0.8, "min_p": 0.1}], ids=str)
+def test_every_cut_reaches_the_draw(cuts: dict[str, Any]):
+    params = SamplingParams(max_tokens=8, **cuts)
+    groups = engine(family("llama")).sample(PROMPTS, 2, params, SEEDS)
+    for prompt, seed, group in zip(PROMPTS, SEEDS, groups, strict=True):
+        for k, rollout in enumerate(group):
+            tokens, logprobs = naive_rollout(family("llama"), prompt, seed, k, params)
+            assert list(rollout.response_ids) == tokens
+            assert rollout.logprobs == pytest.approx(logprobs, abs=2e-5)
+
+
+def test_long_responses_outgrow_the_first_allocation_of_the_cache():
+    model = family("llama")
+    prompts, params = [tuple(range(3, 13)) * 4, (5,)], SamplingParams(temperature=0.0, max_tokens=150)
+    groups = engine(model, eos_ids=(99,)).sample(prompts, 1, params, [1, 2])
+    for prompt, (rollout,) in zip(prompts, groups, strict=True):
+        tokens, logprobs = naive_rollout(model, prompt, 0, 0, params, eos_ids=(99,))
+        assert list(rollout.response_ids) == tokens
+        assert rollout.logprobs == pytest.approx(logprobs, abs=2e-5)
+
+
+def test_many_prompts_are_computed_in_several_passes(monkeypatch: pytest.MonkeyPatch):
+    params = SamplingParams(max_tokens=6)
+    together = engine(family("llama")).sample(PROMPTS, 3, params, SEEDS)
+    monkeypatch.setattr("credo.rollout.continuous.PROMPT_TOKENS", 6)
+    assert tokens_of(engine(family("llama"), concurrent=4).sample(PROMPTS, 3, params, SEEDS)) == tokens_of(together)
+
+
+def test_the_trainer_s_module_stays_as_it_is():
+    model = copy.deepcopy(family("llama"))
+    parameters = dict(model.named_parameters())
+    engine(model, compute="bf16").sample(PROMPTS, 1, SamplingParams(max_tokens=2), SEEDS)
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == {
+        name: id(parameter) for name, parameter in parameters.items()
+    }
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_sampling_follows_the_trained_weights(compute: str, fused: bool):
+    model = copy.deepcopy(family("llama"))
+    sampler, params = engine(model, compute=compute), SamplingParams(max_tokens=12)
+    before = sampler.sample(PROMPTS, 2, params, SEEDS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=fused)
+    model(input_ids=torch.tensor([PROMPTS[2]])).logits.square().mean().backward()
+    optimizer.step()
+    sampler.load_weights(model.named_parameters())
+    after = sampler.sample(PROMPTS, 2, params, SEEDS)
+    assert after != before
+    assert after == engine(copy.deepcopy(model), compute=compute).sample(PROMPTS, 2, params, SEEDS)
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    return "".join("abcdefghijklmnop"[token] for token in tokens)
+
+
+def test_a_stop_string_ends_a_response_with_the_token_that_completes_it():
+    params = SamplingParams(max_tokens=30)
+    free = list(chain.from_iterable(engine(family("llama"), eos_ids=(99,)).sample(PROMPTS, 8, params, SEEDS)))
+    counts = Counter(text_of(rollout.response_ids)[i : i + 2] for rollout in free for i in range(1, 29))
+    stop = counts.most_common(1)[0][0]
+    sampler = engine(family("llama"), eos_ids=(99,), decode=text_of)
+    params = SamplingParams(max_tokens=30, stop=("not in any text", stop))
+    stopped = list(chain.from_iterable(sampler.sample(PROMPTS, 8, params, SEEDS)))
+    for before, after in zip(free, stopped, strict=True):
+        text = text_of(before.response_ids)
+        end = text.index(stop) + len(stop) if stop in text else 30
+        assert text_of(after.response_ids) == text[:end]
+        assert after.finish == ("stop" if stop in text else "length")
+    assert {rollout.finish for rollout in stopped} == {"stop", "length"}
+
+
+def test_stop_strings_need_a_decoder():
+    with pytest.raises(ValueError, match="decode"):
+        engine(family("llama")).sample(PROMPTS, 1, SamplingParams(stop=("a",)), SEEDS)
+
+
+def test_the_cache_stays_within_its_bound():
+    model, params = family("llama"), SamplingParams(max_tokens=7)
+    token_bytes = 2 * 2 * 32 * 4  # keys and values, layers, width, fp32
+    sampler = engine(model, cache_bytes=3 * 16 * token_bytes)
+    assert sampler._slots(100, 9 + 7) == 3
+    assert tokens_of(sampler.sample(PROMPTS, 3, params, SEEDS)) == tokens_of(
+        engine(model).sample(PROMPTS, 3, params, SEEDS)
+    )
+    with pytest.raises(ValueError, match="raise it"):
+        engine(model, cache_bytes=16 * token_bytes - 1).sample(PROMPTS, 3, params, SEEDS)
+
+
+def test_what_a_slot_held_before_never_matters():
+    cache = SlotCache(2)
+    prompts = PackedPrompts([(3, 4, 5), (6,)], torch.float32)
+    options = {"scaling": 1.0, "window": None, "softcap": None}
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 4, 8, generator=generator) for _ in range(3))
+    prompts.attend(0, query, key, value, **options)
+    cache.fill([0, 1], prompts, 0)
+    cache.values[0][:] = torch.nan
+    cache.keys[0][:] = torch.nan
+    cache.fill([0, 1], prompts, 1)
+    cache.begin(torch.tensor([1, 1]), 1)
+    token = [part[:, :, :1].expand(2, -1, -1, -1) for part in (query, key, value)]
+    assert cache.attend(0, *token, **options).isfinite().all()
