@@ -16,8 +16,8 @@ from credo.algo.credit import CreditRules
 from credo.collect import Collector
 from credo.config import DataConfig, ModelConfig, RolloutConfig, SandboxConfig, TrainConfig, VerifyConfig
 from credo.console import Console
+from credo.data.admission import short_enough, training_problems
 from credo.data.memory import SolveRates
-from credo.data.problems import load_problems, without
 from credo.data.prompts import render
 from credo.data.steps import step_ends, step_pattern
 from credo.data.stream import ProblemStream
@@ -80,7 +80,7 @@ class Parts:
 def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
     """Loads the data, then the models. Raises ValueError for whatever the user can mend."""
     set_threads(config.run.threads)
-    train, held_out = _problems(config, console)
+    train, held_out = training_problems(config, console)
     kinds = {problem.kind for problem in [*train, *held_out]}
     verifier = build_verifier(config.verify, config.sandbox, kinds)
     if "code" in kinds and config.verify.kind == "auto" and not config.sandbox.url:
@@ -104,35 +104,12 @@ def _assembled(
     device = choose_device(config.run.device)
     start = load_model(config.model.path, device=device)
     encode, decode = encoder(start, config.data), decoder(start)
-    train = _short_enough(train, encode, config.data, console)
-    held_out = _short_enough(held_out, encode, config.data, console) if held_out else []
-    policy = Policy(
-        start.model,
-        config.policy,
-        temperature=config.rollout.temperature,
-        token_budget=config.training.tokens_per_microbatch,
-        compute=config.model.compute,
-        seed=config.run.seed,
-    )
+    train = short_enough(train, encode, config.data, console)
+    held_out = short_enough(held_out, encode, config.data, console) if held_out else []
+    policy = _policy(config, start)
     prm, reference = _prm(config, start, policy)
     _warn_of_sizes(prm, reference, console)
     engine = build_engine(start, config.rollout, config.model)
-    collector = Collector(
-        stream=ProblemStream(
-            train, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config)
-        ),
-        engine=engine,
-        verifier=verifier,
-        encode=encode,
-        decode=decode,
-        config=config.filter,
-        params=training_params(config.rollout),
-        per_prompt=config.rollout.per_prompt,
-        seed=config.run.seed,
-        max_unknown_share=config.verify.max_unknown_share,
-        least_judged=config.least_judged,
-        greedy=config.advantage.estimator == "remax",
-    )
     return Parts(
         start=start,
         policy=policy,
@@ -146,7 +123,7 @@ def _assembled(
         step_ends=_step_ends(config, start),
         engine=engine,
         verifier=verifier,
-        collector=collector,
+        collector=_collector(config, world, train, encode, decode, engine, verifier),
         encode=encode,
         decode=decode,
         held_out=tuple(held_out),
@@ -214,42 +191,31 @@ def fingerprint(start: CausalModel) -> str:
     return digest.hexdigest()
 
 
-def _problems(config: TrainConfig, console: Console) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems, which have no prompt in common."""
-    data, evaluation = config.data, config.evaluation
-    train, report = load_problems(data.train, kind=data.kind, max_bad_share=data.max_bad_share)
-    if report.bad_rows:
-        console.warn(f"{len(report.bad_rows)} unreadable rows skipped, the first: {report.bad_rows[0]}")
-    held_out: list[Problem] = []
-    if evaluation.sources:
-        held_out, _ = load_problems(evaluation.sources, kind=data.kind, max_bad_share=data.max_bad_share)
-        held_out = held_out[: evaluation.limit or None]
-        train, shared = without(train, held_out)
-        if shared:
-            console.say(f"{shared:,} training problems are also held out; left out of training.")
-    if not train:
-        raise ValueError("data.train: no problem is left to train on; every one of them is also in evaluation.sources.")
-    console.say(f"{len(train):,} problems to train on, {len(held_out):,} held out.")
-    return train, held_out
-
-
-def _short_enough(problems: list[Problem], encode: Encode, config: DataConfig, console: Console) -> list[Problem]:
-    """The problems whose prompts fit ``data.max_prompt_tokens``; others are refused, or dropped if asked for."""
-    kept, limit = [], config.max_prompt_tokens
-    for problem in problems:
-        length = len(encode(problem))
-        if length <= limit:
-            kept.append(problem)
-        elif not config.drop_long_prompts:
-            raise ValueError(
-                f"The prompt of {problem.id} has {length:,} tokens, over data.max_prompt_tokens = {limit:,}; raise the "
-                "limit or set data.drop_long_prompts = true."
-            )
-    if len(kept) < len(problems):
-        console.warn(f"{len(problems) - len(kept):,} problems dropped: prompts over {limit:,} tokens.")
-    if not kept:
-        raise ValueError(f"Every prompt is longer than data.max_prompt_tokens = {limit:,}; raise the limit.")
-    return kept
+def _collector(
+    config: TrainConfig,
+    world: World,
+    problems: list[Problem],
+    encode: Encode,
+    decode: Decode,
+    engine: RolloutEngine,
+    verifier: Verifier,
+) -> Collector:
+    return Collector(
+        stream=ProblemStream(
+            problems, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config)
+        ),
+        engine=engine,
+        verifier=verifier,
+        encode=encode,
+        decode=decode,
+        config=config.filter,
+        params=training_params(config.rollout),
+        per_prompt=config.rollout.per_prompt,
+        seed=config.run.seed,
+        max_unknown_share=config.verify.max_unknown_share,
+        least_judged=config.least_judged,
+        greedy=config.advantage.estimator == "remax",
+    )
 
 
 def _memory(config: TrainConfig) -> SolveRates | None:
@@ -262,6 +228,17 @@ def _memory(config: TrainConfig) -> SolveRates | None:
         low=config.filter.accuracy_low,
         high=config.filter.accuracy_high,
         drop_unanimous=config.filter.drop_unanimous or config.filter.length_matched,
+    )
+
+
+def _policy(config: TrainConfig, start: CausalModel) -> Policy:
+    return Policy(
+        start.model,
+        config.policy,
+        temperature=config.rollout.temperature,
+        token_budget=config.training.tokens_per_microbatch,
+        compute=config.model.compute,
+        seed=config.run.seed,
     )
 
 
