@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from credo.types import Problem, Unknown, Verdict
 from credo.verify.custom import function_pool
@@ -78,26 +79,17 @@ def verifier_for(
         return function_pool(kind, workers=workers, deadline=deadline, memory_mb=memory_mb)
     pool = JudgePool(extraction, strictness=strictness, workers=workers, deadline=deadline, memory_mb=memory_mb)
     verifiers: dict[str, Verifier] = dict.fromkeys(("math", "gym", "exact", "regex"), pool)
-    total = max(60.0, deadline)
+    limits: dict[str, Any] = {
+        "seconds": deadline,
+        "total_seconds": max(60.0, deadline),
+        "memory_mb": memory_mb,
+        "partial": partial,
+        "float_tolerance": float_tolerance,
+    }
     if "code" in kinds and sandbox_url:
-        verifiers["code"] = SandboxVerifier(
-            sandbox_url,
-            seconds=deadline,
-            total_seconds=total,
-            memory_mb=memory_mb,
-            partial=partial,
-            float_tolerance=float_tolerance,
-        )
+        verifiers["code"] = SandboxVerifier(sandbox_url, **limits)
     elif "code" in kinds:
-        verifiers["code"] = ProgramVerifier(
-            workers=workers,
-            min_level=min_level,
-            seconds=deadline,
-            total_seconds=total,
-            memory_mb=memory_mb,
-            partial=partial,
-            float_tolerance=float_tolerance,
-        )
+        verifiers["code"] = ProgramVerifier(workers=workers, min_level=min_level, **limits)
     return Router(verifiers)
 
 
