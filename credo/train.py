@@ -74,9 +74,9 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
     batch = collate(groups, parts.start.pad_id)
     old_logprobs = policy.logprobs(batch, temperature=policy.temperature)
 
-    scores, learnt = score_and_learn(parts, batch, groups, config)
+    scores, metrics = score_and_learn(parts, batch, groups, config)
     if not scores.finite:
-        return Step.not_finite(batch, scores.log_ratios, learnt)
+        return Step.not_finite(batch, scores.log_ratios, metrics)
 
     rules = heard(parts, batch, scores, world.all_reduce)
     log_ratios = parts.control(scores.log_ratios, batch.mask, policy.version)
@@ -90,12 +90,12 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
         all_reduce=world.all_reduce,
     )
     advantages = whiten_returns(returns, batch.mask, batch.group_ids, rules, world.all_reduce)
-    learnt |= observe(parts, batch, groups, scores, returns, advantages, old_logprobs, config, done + 1)
+    metrics |= observe(parts, batch, groups, scores, returns, advantages, old_logprobs, config, done + 1)
 
     if critic is not None and scores.evidence.values is not None:
-        learnt |= critic.update(batch, scores.evidence.values, value_targets(returns, scores.evidence.values, rules))
+        metrics |= critic.update(batch, scores.evidence.values, value_targets(returns, scores.evidence.values, rules))
     if done >= config.policy_starts:
         anchor_logprobs = parts.anchor.logprobs(batch, temperature=policy.temperature) if parts.anchor else None
-        learnt |= policy.update(batch, advantages, old_logprobs, anchor_logprobs)
+        metrics |= policy.update(batch, advantages, old_logprobs, anchor_logprobs)
         engine.load_weights(policy.weights())
-    return Step(batch=batch, log_ratios=log_ratios, returns=returns, advantages=advantages, metrics=learnt)
+    return Step(batch=batch, log_ratios=log_ratios, returns=returns, advantages=advantages, metrics=metrics)
