@@ -13,8 +13,6 @@ from credo.models.size import ModelSize, model_size, size_text
 
 WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
 """Bytes a parameter, all fp32; AdamW keeps two moments."""
-CACHE_BYTES = 4
-"""Of a cached key or value: rotary embeddings are fp32, so under bf16 autocast the cache is fp32 too."""
 FEW_RESPONSES = 32
 """Fewer than this in an optimiser step are worth a warning."""
 LOOSE_GSPO_CLIP = 0.01
@@ -107,14 +105,14 @@ def memory(config: TrainConfig, sizes: Sizes) -> list[Row]:
         rows.append(("reference", "none: the policy stands in", 0))
     if config.policy.kl_coef > 0 and _reference_is_start(config):
         rows.append(("KL anchor", "none: the PRM's reference serves", 0))
-    compute_bytes = 4
+    compute_bytes = 2 if config.model.compute == "bf16" else 4  # of an activation, a logit, a cached key or value
     if config.model.compute == "bf16":
-        compute_bytes = 2
         largest = max(role.parameters or 0 for role in roles(config, sizes)) or None
         rows.append(("bf16", "copy of the weights in use", _times(largest, compute_bytes)))
+    rows.append(("sampler", "copy of the policy's weights, packed", _times(sizes.policy.parameters, compute_bytes)))
     sequences, length = _decoding(config)
     cache = f"{_count(sequences, 'sequence')} of {length:,} tokens"
-    rows.append(("key-value cache", cache, _times(sizes.policy.cached, sequences * length * CACHE_BYTES)))
+    rows.append(("key-value cache", cache, _times(sizes.policy.cached, sequences * length * compute_bytes)))
     tokens = max(config.training.tokens_per_microbatch, _longest(config))
     logits, alive = f"{tokens:,} tokens of one micro-batch, and their gradient", 2
     if config.prm.enabled and config.advantage.baseline == "expected":

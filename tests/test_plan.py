@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from counted import CACHED, LAYER, PARAMETERS, V, W, counted_llama
 
-from credo import plan as planning
 from credo.config import TrainConfig
 from credo.filtering import sift, why_dropped
 from credo.models.size import ModelSize, model_size, size_text
 from credo.plan import Sizes, batch_arithmetic, disk, doubts, kept_counts, memory, model_sizes, plan, roles
 from credo.recipe import build
+from credo.rollout.engine import SamplingParams
+from credo.rollout.torch_engine import TorchEngine
 from credo.types import Group, Problem, Rollout, Verdict
-
-# Llama with words V, width W, layers L, inner width I, heads H of D, cached heads C:
-V, W, L, I, H, D, C = 50, 16, 3, 40, 4, 4, 2  # noqa: E741
-LAYER = 2 * W * H * D + 2 * W * C * D + 3 * W * I + 2 * W  # q and o, k and v, the gated MLP, two norms
-PARAMETERS = V * W + L * LAYER + W  # the output layer shares the embedding
-CACHED = 2 * L * C * D
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    settings = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": V,
-        "hidden_size": W,
-        "num_hidden_layers": L,
-        "intermediate_size": I,
-        "num_attention_heads": H,
-        "num_key_value_heads": C,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-    }
-    path = tmp_path_factory.mktemp("model")
-    (path / "config.json").write_text(json.dumps(settings))
-    return str(path)
+    return counted_llama(tmp_path_factory.mktemp("model"))
 
 
 def config(**options: Any) -> TrainConfig:
@@ -69,6 +52,7 @@ def test_memory_by_role(folder: str):
         "policy": 16 * PARAMETERS,
         "PRM": 16 * PARAMETERS,
         "reference": 4 * PARAMETERS,
+        "sampler": 4 * PARAMETERS,
         "key-value cache": 10 * 128 * CACHED * 4,
         "logits": 2 * 1000 * V * 4,
     }
@@ -129,17 +113,22 @@ def test_bf16_halves_the_logits_and_adds_a_copy_of_the_weights(folder: str):
     fp32, bf16 = sizes(config(), folder), sizes(config(model__compute="bf16"), folder)
     assert bf16["logits"] == 2 * 8192 * V * 2 == (fp32["logits"] or 0) // 2
     assert bf16["bf16"] == 2 * PARAMETERS
-    assert bf16["key-value cache"] == fp32["key-value cache"]
+    assert bf16["sampler"] == 2 * PARAMETERS == (fp32["sampler"] or 0) // 2
+    assert bf16["key-value cache"] == (fp32["key-value cache"] or 0) // 2
 
 
-def test_bf16_leaves_the_cache_of_rotary_models_in_fp32(folder: str):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
-    cache = transformers.DynamicCache(config=model.config)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        model(input_ids=torch.zeros(2, 7, dtype=torch.int64), past_key_values=cache, use_cache=True)
-    total = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
-    assert total == 2 * 7 * CACHED * planning.CACHE_BYTES
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_the_cache_is_what_the_engine_needs(folder: str, compute: Literal["fp32", "bf16"]):
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder)).eval()
+    options = {"rollout__prompts": 1, "rollout__per_prompt": 1, "advantage__estimator": "reinforce"}
+    planned = sizes(config(**options, model__compute=compute), folder)["key-value cache"]
+    assert planned is not None
+    for bound, fits in ((planned, True), (planned - 1, False)):
+        engine = TorchEngine(model, eos_ids=frozenset(), pad_id=0, concurrent=4, compute=compute, cache_bytes=bound)
+        with nullcontext() if fits else pytest.raises(ValueError, match="MiB of keys"):
+            engine.sample([(1,) * 100], 1, SamplingParams(max_tokens=28), [0])
 
 
 def test_a_round_of_training_does_not_fill_the_cache_but_evaluation_can(folder: str):

@@ -6,33 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from counted import CACHED, PARAMETERS, C, D, H, I, L, V, W, counted_llama
 
 from credo.models.size import model_size, size_text
-
-# Llama with words V, width W, layers L, inner width I, heads H of D, cached heads C:
-V, W, L, I, H, D, C = 50, 16, 3, 40, 4, 4, 2  # noqa: E741
-LAYER = 2 * W * H * D + 2 * W * C * D + 3 * W * I + 2 * W  # q and o, k and v, the gated MLP, two norms
-PARAMETERS = V * W + L * LAYER + W  # the output layer shares the embedding
-CACHED = 2 * L * C * D
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    settings = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": V,
-        "hidden_size": W,
-        "num_hidden_layers": L,
-        "intermediate_size": I,
-        "num_attention_heads": H,
-        "num_key_value_heads": C,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-    }
-    path = tmp_path_factory.mktemp("model")
-    (path / "config.json").write_text(json.dumps(settings))
-    return str(path)
+    return counted_llama(tmp_path_factory.mktemp("model"))
 
 
 def test_parameters_are_counted_without_weights(folder: str):
