@@ -54,7 +54,7 @@ def bandwidth(clock: str, mebibytes: int = 256) -> float:
 def decode_products(dtype: torch.dtype, clock: str, rows: int = 64) -> float:
     """Seconds of all linear layers of one decode step."""
     shapes = SMOLLM2 * BLOCKS + [HEAD]
-    layers = [PackedLinear(nn.Linear(inputs, outputs, bias=False), dtype) for inputs, outputs in shapes]
+    layers = [PackedLinear(dtype, nn.Linear(inputs, outputs, bias=False)) for inputs, outputs in shapes]
     for layer in layers:
         layer.refresh()
     inputs = {width: torch.randn(rows, width).to(dtype) for width in (576, 1536)}

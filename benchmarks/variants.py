@@ -50,7 +50,7 @@ SETS: dict[str, dict[str, dict[str, str]]] = {
         "gate at 0.8": {"advantage.gate_accuracy": "0.8"},
     },
     "prm": {f"prm.loss {name}": {"prm.loss": name} for name in ("dpo", "bon_acc", "bon_rm")}
-    | {"prm.ema 0.9": {"prm.ema": "0.9"}},
+    | {"prm.ema 0.9": {"prm.ema": "0.9"}, "prm.top_layers 1": {"prm.top_layers": "1"}},
     "policy": {
         "pg": {"policy.loss": "pg"},
         "gspo": {"policy.loss": "gspo", "policy.clip_low": "3e-4", "policy.clip_high": "4e-4"},

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from credo.algo.controls import noise, shuffled
 from credo.algo.credit import CreditRules
 from credo.collect import Collector
-from credo.config import DataConfig, ModelConfig, RolloutConfig, SandboxConfig, TrainConfig, VerifyConfig
+from credo.config import DataConfig, RolloutConfig, SandboxConfig, TrainConfig, VerifyConfig
 from credo.console import Console
 from credo.data.admission import short_enough, training_problems
 from credo.data.memory import SolveRates
@@ -24,13 +23,16 @@ from credo.data.stream import ProblemStream
 from credo.dist.device import choose_device, set_threads
 from credo.dist.world import World
 from credo.gate import Gate
-from credo.models.causal import CausalModel, load_model
+from credo.models.causal import CausalModel, fingerprint, load_model, recompute_layers, response_logprobs
 from credo.models.critic import Critic
+from credo.models.lora import as_now, freeze, with_adapter
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
+from credo.models.trunk import Trunk, with_own_top
 from credo.rollout.engine import RolloutEngine, SamplingParams
 from credo.rollout.torch_engine import TorchEngine
+from credo.rollout.vllm_engine import Probe, VllmEngine
 from credo.seeds import mixed_seed
 from credo.types import Batch, Problem
 from credo.verify.extraction import Extraction
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 Encode = Callable[[Problem], tuple[int, ...]]
 Decode = Callable[[Sequence[int]], str]
 StepEnds = Callable[[Batch], Bool[Tensor, "B S"]]
+POLICY, PRM = 0, 1
+"""What tells the seeds of their adapters apart."""
 Control = Callable[[Float[Tensor, "B S"] | None, Bool[Tensor, "B S"], int], Float[Tensor, "B S"] | None]
 
 
@@ -106,10 +110,18 @@ def _assembled(
     encode, decode = encoder(start, config.data), decoder(start)
     train = short_enough(train, encode, config.data, console)
     held_out = short_enough(held_out, encode, config.data, console) if held_out else []
+    marked = fingerprint(start)
+    if config.lora.rank:
+        freeze(start.model, config.model.precision)
     policy = _policy(config, start)
     prm, reference = _prm(config, start, policy)
-    _warn_of_sizes(prm, reference, console)
-    engine = build_engine(start, config.rollout, config.model)
+    if config.lora.rank == 0:
+        _warn_of_sizes(prm, reference, console)
+    if config.training.gradient_checkpointing:
+        for learner in (policy, prm):
+            if learner is not None:
+                recompute_layers(learner.model)
+    engine = build_engine(replace(start, model=policy.model), config, console)
     return Parts(
         start=start,
         policy=policy,
@@ -127,19 +139,25 @@ def _assembled(
         encode=encode,
         decode=decode,
         held_out=tuple(held_out),
-        fingerprint=fingerprint(start),
+        fingerprint=marked,
     )
 
 
-def build_engine(start: CausalModel, rollout: RolloutConfig, model: ModelConfig) -> RolloutEngine:
-    """The engine that samples from ``start``."""
-    return TorchEngine(
-        start.model,
-        eos_ids=start.eos_ids,
-        pad_id=start.pad_id,
-        concurrent=rollout.concurrent,
-        compute=model.compute,
-    )
+def build_engine(start: CausalModel, config: TrainConfig, console: Console) -> RolloutEngine:
+    """The engine that samples from ``start``; it says how."""
+    rollout, compute = config.rollout, config.model.precision
+    common: dict[str, Any] = {"eos_ids": start.eos_ids, "concurrent": rollout.concurrent, "compute": compute}
+    common["cache_bytes"] = int(rollout.cache_gb * 2**30) if rollout.cache_gb else None
+    if rollout.engine == "vllm":
+        trained = partial(response_logprobs, start.model, compute=compute)
+        probe = Probe(trained=trained, threshold=rollout.probe_threshold, warn=console.warn)
+        context = config.data.max_prompt_tokens + rollout.max_tokens
+        engine = VllmEngine(start.model, start.tokenizer, context=context, probe=probe, **common)
+    else:
+        own: dict[str, Any] = {"pad_id": start.pad_id, "decode": decoder(start), "packed": rollout.packed}
+        engine = TorchEngine(start.model, **own, **common)
+    console.say(f"Sampling: {engine.summary}.")
+    return engine
 
 
 def build_verifier(config: VerifyConfig, sandbox: SandboxConfig, kinds: Collection[str]) -> Verifier:
@@ -164,7 +182,14 @@ def build_verifier(config: VerifyConfig, sandbox: SandboxConfig, kinds: Collecti
 
 def training_params(config: RolloutConfig) -> SamplingParams:
     """How training rollouts are drawn."""
-    return SamplingParams(temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens)
+    return SamplingParams(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        max_tokens=config.max_tokens,
+        stop=config.stop,
+    )
 
 
 def encoder(start: CausalModel, config: DataConfig) -> Encode:
@@ -181,14 +206,6 @@ def encoder(start: CausalModel, config: DataConfig) -> Encode:
 def decoder(start: CausalModel) -> Decode:
     """Response tokens to text, special tokens removed."""
     return lambda ids: start.tokenizer.decode(list(ids), skip_special_tokens=True)  # pyright: ignore
-
-
-def fingerprint(start: CausalModel) -> str:
-    """SHA-256 over every weight, so that a resumed run notices another model at the same path."""
-    digest = hashlib.sha256()
-    for _, weight in start.model.named_parameters():
-        digest.update(weight.detach().cpu().contiguous().view(-1).numpy().data)
-    return digest.hexdigest()
 
 
 def _collector(
@@ -233,11 +250,11 @@ def _memory(config: TrainConfig) -> SolveRates | None:
 
 def _policy(config: TrainConfig, start: CausalModel) -> Policy:
     return Policy(
-        start.model,
+        with_adapter(start.model, config.lora, mixed_seed(config.run.seed, POLICY)),
         config.policy,
         temperature=config.rollout.temperature,
         token_budget=config.training.tokens_per_microbatch,
-        compute=config.model.compute,
+        compute=config.model.precision,
         seed=config.run.seed,
     )
 
@@ -247,12 +264,18 @@ def _prm(config: TrainConfig, start: CausalModel, policy: Policy) -> tuple[Prm |
     if not config.prm.enabled:
         return None, None
     model = _own_model("prm.path", config.prm.path, config, start)
-    prm = Prm(model, config.prm, token_budget=config.training.tokens_per_microbatch, compute=config.model.compute)
+    common: dict[str, Any] = {"token_budget": config.training.tokens_per_microbatch, "compute": config.model.precision}
+    if config.prm.top_layers:
+        common["trunk"] = Trunk(model, config.prm.top_layers, **common)
+        prm = Prm(with_own_top(model, config.prm.top_layers), config.prm, **common)
+        return prm, Reference(model, **common)
+    learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))
+    prm = Prm(learning, config.prm, **common)
     match config.prm.reference:
         case "policy":
             return prm, policy
         case "own":
-            return prm, _frozen(copy.deepcopy(model), config)
+            return prm, _frozen(as_now(model, config.lora), config)
         case "initial":
             return prm, _frozen(_own_model("prm.reference_path", config.prm.reference_path, config, start), config)
 
@@ -262,7 +285,7 @@ def _anchor(config: TrainConfig, start: CausalModel, reference: Reference | Poli
     if config.policy.kl_coef == 0:
         return None
     same = config.prm.reference == "initial" and config.prm.reference_path in ("", config.model.path)
-    return reference if same and isinstance(reference, Reference) else _frozen(copy.deepcopy(start.model), config)
+    return reference if same and isinstance(reference, Reference) else _frozen(as_now(start.model, config.lora), config)
 
 
 def _critic(config: TrainConfig, start: CausalModel) -> Critic | None:
@@ -274,7 +297,7 @@ def _critic(config: TrainConfig, start: CausalModel) -> Critic | None:
         minibatch=config.policy.minibatch,
         max_grad_norm=config.policy.max_grad_norm,
         token_budget=config.training.tokens_per_microbatch,
-        compute=config.model.compute,
+        compute=config.model.precision,
         seed=config.run.seed,
     )
 
@@ -309,13 +332,13 @@ def _size(model: PreTrainedModel) -> int:
 
 
 def _frozen(model: PreTrainedModel, config: TrainConfig) -> Reference:
-    return Reference(model, token_budget=config.training.tokens_per_microbatch, compute=config.model.compute)
+    return Reference(model, token_budget=config.training.tokens_per_microbatch, compute=config.model.precision)
 
 
 def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> PreTrainedModel:
     """The model at ``path``, or a copy of the policy's start. Raises ValueError for another tokenizer than its."""
     if path in ("", config.model.path):
-        return copy.deepcopy(start.model)
+        return as_now(start.model, config.lora)
     own = load_model(path, key=key, device=str(start.model.device))
     if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise ValueError(

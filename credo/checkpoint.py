@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent: written aside, hashed, renamed; a damaged one is refused by name.
 
-A checkpoint holds ``policy/``, ``prm/`` and, where there are such, ``prm-average/`` as Hugging Face folders and
-``critic.pt``; ``optimizers.pt``, ``state.json`` (step, configuration, data stream, surplus groups) and
-``manifest.json`` with the size and SHA-256 of every other file.
+A checkpoint holds ``policy/``, ``prm/`` and, where there are such, ``prm-average/`` as Hugging Face folders, the
+adapters ``policy-adapter/`` and ``prm-adapter/`` as PEFT has them, and ``critic.pt``; ``optimizers.pt``, ``state.json``
+(step, configuration, data stream, surplus groups) and ``manifest.json`` with the size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import torch
 
 from credo.models.causal import load_weights, save_model
 from credo.models.critic import Critic
+from credo.models.lora import has_adapter, load_adapter, merged, save_adapter
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+ADAPTER = "-adapter"
 MANIFEST = "manifest.json"
 
 
@@ -88,10 +90,10 @@ def _write(
 ) -> None:
     """The files of a checkpoint, their manifest last, all of them on the disk itself when this returns."""
     aside.mkdir(parents=True)
-    save_model(policy.model, tokenizer, aside / "policy")
+    _save_role(policy.model, tokenizer, aside / "policy")
     optimizers = {"policy": policy.optimizer.state(), "random": torch.get_rng_state()}
     if prm is not None:
-        save_model(prm.model, tokenizer, aside / "prm")
+        _save_role(prm.model, tokenizer, aside / "prm")
         optimizers["prm"] = prm.optimizer.state()
         if prm.average is not None:
             save_model(prm.average, tokenizer, aside / "prm-average")
@@ -149,8 +151,10 @@ def restore(checkpoint: Checkpoint, *, policy: Policy, prm: Prm | None, critic: 
     folder = checkpoint.folder
     optimizers = torch.load(folder / "optimizers.pt", weights_only=True)
     averaged = prm is not None and prm.average is not None
+    own_adapter = (folder / f"policy{ADAPTER}").exists()
     for option, here, saved in (
         ("prm.enabled", prm is not None, "prm" in optimizers),
+        ("lora.rank", has_adapter(policy.model), own_adapter),
         ("prm.ema", averaged, (folder / "prm-average").exists()),
         ("advantage.estimator", critic is not None, (folder / "critic.pt").exists()),
     ):
@@ -159,16 +163,31 @@ def restore(checkpoint: Checkpoint, *, policy: Policy, prm: Prm | None, critic: 
                 f"The checkpoint {folder} was saved with another {option} than this run's; its state does not fit. "
                 "Resume with the same, or start another run."
             )
-    load_weights(policy.model, folder / "policy")
+    _load_role(policy.model, folder / "policy")
     policy.optimizer.restore(optimizers["policy"])
     if prm is not None:
-        load_weights(prm.model, folder / "prm")
+        _load_role(prm.model, folder / "prm")
         prm.optimizer.restore(optimizers["prm"])
         if prm.average is not None:
             load_weights(prm.average, folder / "prm-average")
     if critic is not None:
         critic.restore(torch.load(folder / "critic.pt", weights_only=True))
     torch.set_rng_state(optimizers["random"])
+
+
+def _save_role(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """A whole model that everyone can read, and beside it the adapter that learns, if one does."""
+    save_model(merged(model), tokenizer, folder)
+    if has_adapter(model):
+        save_adapter(model, folder.with_name(folder.name + ADAPTER))
+
+
+def _load_role(model: PreTrainedModel, folder: Path) -> None:
+    """What learns of ``model``, as it was saved by :func:`_save_role`."""
+    if has_adapter(model):
+        load_adapter(model, folder.with_name(folder.name + ADAPTER))
+    else:
+        load_weights(model, folder)
 
 
 def _prune(newest: Path, keep: int) -> None:

@@ -12,7 +12,8 @@ from credo.console import Console
 from credo.data.problems import load_problems
 from credo.dist.device import choose_device, set_threads
 from credo.evaluation import Evaluation, evaluate_policy
-from credo.models.causal import load_model
+from credo.models.causal import CausalModel, load_model
+from credo.models.precision import choose_compute
 from credo.options import EvaluateOptions
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
@@ -29,9 +30,9 @@ def evaluate(options: EvaluateOptions) -> None:
     set_threads(options.threads)
     kinds = {problem.kind for problems in benchmarks.values() for problem in problems}
     start = load_model(options.model, key="--model", device=choose_device(options.device))
-    engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=options.concurrent)
+    engine = _engine(start, options, console)
     verifier = build_verifier(verify, SandboxConfig(url=options.sandbox_url), kinds)
-    params = SamplingParams(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)
+    params = _sampling_params(options)
     results = []
     try:
         for source, problems in benchmarks.items():
@@ -63,6 +64,29 @@ def evaluate(options: EvaluateOptions) -> None:
         console.say(f"Every response is in {options.output}.")
 
 
+def _engine(start: CausalModel, options: EvaluateOptions, console: Console) -> TorchEngine:
+    device = start.model.device.type
+    return TorchEngine(
+        start.model,
+        eos_ids=start.eos_ids,
+        pad_id=start.pad_id,
+        concurrent=options.concurrent,
+        compute=choose_compute(device, console.say) if options.compute == "auto" else options.compute,
+        decode=decoder(start),
+    )
+
+
+def _sampling_params(options: EvaluateOptions) -> SamplingParams:
+    return SamplingParams(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        max_tokens=options.max_tokens,
+        stop=options.stop,
+    )
+
+
 def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """What was said to each problem, and its scores."""
     return [
@@ -79,8 +103,10 @@ def _check(options: EvaluateOptions) -> None:
     """Raises ValueError for what would otherwise come out after the work is done, or silently."""
     if min(options.samples, options.max_tokens, options.concurrent) < 1 or options.limit < 0:
         raise ValueError("--samples, --max-tokens and --concurrent are 1 or more, --limit is 0 or more.")
-    if not 0 < options.top_p <= 1 or options.temperature < 0:
-        raise ValueError("--top-p is in (0, 1], --temperature is 0 or more.")
+    if not 0 < options.top_p <= 1 or not 0 <= options.min_p <= 1 or min(options.temperature, options.top_k) < 0:
+        raise ValueError("--top-p is in (0, 1], --min-p in [0, 1], --temperature and --top-k are 0 or more.")
+    if "" in options.stop:
+        raise ValueError("--stop: the empty text is in every response; take it out.")
     if not options.benchmarks.strip(","):
         raise ValueError("--benchmarks names no source; give files or gym:FAMILY, separated by commas.")
     if options.output is not None and not options.output.parent.is_dir():

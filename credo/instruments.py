@@ -24,12 +24,11 @@ def observe(
     scores: Scores,
     returns: PrimeReturns,
     advantages: Float[Tensor, "B S"],
-    old_logprobs: Float[Tensor, "B S"],
     config: TrainConfig,
     step: int,
 ) -> dict[str, float]:
     """The metrics of step number ``step`` before the policy has learnt from it."""
-    seen = dict(outcome_metrics(batch, advantages, old_logprobs))
+    seen = dict(outcome_metrics(batch, advantages))
     if scores.held_out is None or scores.log_ratios is None:
         return seen
     seen |= prm_metrics(batch, scores.held_out, returns, beta=config.prm.beta)

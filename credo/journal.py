@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from credo.config import TrainConfig
 from credo.console import Console, duration
 from credo.evaluation import evaluate_policy, paired_gain
 from credo.loggers import JsonlLogger, Loggers, tracker
+from credo.models.precision import with_compute_chosen
 from credo.recipe import flat, to_toml
 from credo.rollout.engine import SamplingParams
 from credo.run_folder import EVALUATION, LOG, METRICS, RunFolder
@@ -52,11 +54,13 @@ class Step:
 
 
 class Journal:
-    """The written side of one run."""
+    """The written side of one run. ``config`` is the one given, with what it leaves open chosen."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder, resume: str) -> None:
-        self.config, self.folder = config, folder
+        self.folder = folder
         self.console = Console(folder.folder / LOG)
+        recorded = partial(folder.recorded, resume=resume)
+        self.config = config = with_compute_chosen(config, recorded, self.console.say)
         self.watch = Watch(config, self.console)
         self._found = folder.begin(resume, flat(config), to_toml(config), self.console.warn)
         trackers = [tracker(kind, config.run.name, folder.folder, flat(config)) for kind in config.run.trackers]
@@ -113,7 +117,11 @@ class Journal:
                 verifier=parts.verifier,
                 encode=parts.encode,
                 decode=parts.decode,
-                params=SamplingParams(temperature=config.evaluation.temperature, max_tokens=config.rollout.max_tokens),
+                params=SamplingParams(
+                    temperature=config.evaluation.temperature,
+                    max_tokens=config.rollout.max_tokens,
+                    stop=config.rollout.stop,
+                ),
                 samples=config.evaluation.samples,
                 seed=EVALUATION_SEED,
                 progress=progress,

@@ -19,13 +19,10 @@ from credo.algo.rewards import informative_pair_accuracy, last_token, pair_accur
 from credo.types import Batch
 
 
-def outcome_metrics(
-    batch: Batch, advantages: Float[Tensor, "B S"], old_logprobs: Float[Tensor, "B S"]
-) -> Mapping[str, float]:
+def outcome_metrics(batch: Batch, advantages: Float[Tensor, "B S"]) -> Mapping[str, float]:
     """What a run logs with or without a PRM."""
     mean_advantage, lengths = row_mean(advantages, batch.mask), _lengths(batch)
     correct, wrong = _classes(batch)
-    gaps = zero_off(old_logprobs - batch.sampling_logprobs, batch.mask)
     return {
         "outcome/mean": batch.outcomes.mean().item(),
         "outcome/responses": float(len(batch)),
@@ -34,6 +31,13 @@ def outcome_metrics(
         "outcome/length_correlation_correct": correlation(mean_advantage[correct], lengths[correct]).item(),
         "outcome/length_correlation_wrong": correlation(mean_advantage[wrong], lengths[wrong]).item(),
         "outcome/sign_flips": _mean(torch.cat([mean_advantage[correct] < 0, mean_advantage[wrong] > 0]).float()),
+    }
+
+
+def sampler_metrics(batch: Batch, old_logprobs: Float[Tensor, "B S"]) -> dict[str, float]:
+    """How far the trainer's log-probs are from those of the engine that sampled."""
+    gaps = zero_off(old_logprobs - batch.sampling_logprobs, batch.mask)
+    return {
         "rollout/sampler_kl": approx_kl(old_logprobs, batch.sampling_logprobs, batch.mask).item(),
         "rollout/sampler_gap_max": gaps.abs().max().item(),
     }

@@ -21,10 +21,16 @@ class EvaluateOptions:
     """Responses to each problem."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
+    top_k: int = 0
+    """Only so many of the most likely tokens; 0 is off."""
     top_p: float = 1.0
     """Nucleus sampling; 1 is off."""
+    min_p: float = 0.0
+    """Only tokens at least so many times as likely as the most likely one; 0 is off."""
     max_tokens: int = 256
     """Longest response, in tokens."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response and are its last ones, as in rollout.stop."""
     limit: int = 0
     """Use the first so many problems of each benchmark; 0 uses all."""
     seed: int = 0
@@ -51,6 +57,8 @@ class EvaluateOptions:
     """CPU threads; 0 takes every core this process may use."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model lives."""
+    compute: Literal["fp32", "bf16", "auto"] = "fp32"
+    """Precision of the forward passes; auto takes bf16 where it is measured to be faster."""
     output: Path | None = None
     """Also write the results, with every response, to this JSON file."""
 

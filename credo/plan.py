@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from credo.batch_arithmetic import batch_arithmetic, checked_responses, counted, kept_counts, longest_tokens
 from credo.config import TrainConfig
 from credo.models.size import ModelSize, model_size, size_text
 
@@ -40,6 +41,10 @@ class Role:
     trained: bool = False
     saved: bool = False
     """Whether checkpoints hold it, and its optimiser if it is trained."""
+    shared: int | None = 0
+    """Parameters of another role that it uses too: they are in memory once, but checkpoints hold them with both."""
+    halved: int | None = 0
+    """Parameters kept in bf16."""
 
 
 def plan(config: TrainConfig) -> str:
@@ -63,57 +68,34 @@ def plan(config: TrainConfig) -> str:
     return "\n\n".join("\n  ".join([title, *lines]) for title, lines in sections.items() if lines)
 
 
-def batch_arithmetic(config: TrainConfig) -> list[str]:
-    """How a step divides into groups, optimiser steps and micro-batches, one sentence each."""
-    rollout, responses = config.rollout, config.responses_per_step
-    budget, longest = config.training.tokens_per_microbatch, _longest(config)
-    lines = [
-        f"{rollout.prompts:,} prompts x {rollout.per_prompt:,} rollouts = {responses:,} responses",
-        f"filter: {_kept_groups(config)}",
-        f"policy: {_optimiser_steps(responses, config.policy.minibatch)}",
-        *_prm_lines(config),
-        f"baseline: {_baseline(config)}",
-    ]
-    if config.policy_starts:
-        learners = ["the critic"] if config.advantage.estimator == "gae" else []
-        if config.prm.enabled and config.prm.update != "none":
-            learners.insert(0, "the PRM")
-        verb = "learns" if len(learners) == 1 else "learn"
-        lines.append(f"in the first {config.policy_starts:,} steps only {' and '.join(learners)} {verb}")
-    if config.instruments.every:
-        prefixes, completions = config.instruments.prefixes, config.instruments.completions
-        lines.append(
-            f"instruments: one step in {config.instruments.every:,} samples 2 x {prefixes:,} prefixes x "
-            f"{completions:,} completions = {_checked_responses(config):,} more responses"
-        )
-    rows = max(1, budget // longest)
-    return [
-        *lines,
-        f"micro-batches of at most {budget:,} tokens hold {_count(rows, 'response')} of the longest length "
-        f"({config.data.max_prompt_tokens:,} + {rollout.max_tokens:,} = {longest:,} tokens)",
-    ]
-
-
 def memory(config: TrainConfig, sizes: Sizes) -> list[Row]:
     """Bytes by role. An upper bound where all is known: not everything is alive at once."""
     rows: list[Row] = []
     for role in roles(config, sizes):
         what = "weights, gradients, AdamW's m and v" if role.trained else "weights"
         factor = WEIGHTS + GRADIENTS + MOMENTS if role.trained else WEIGHTS
-        rows.append((role.name, what, _times(role.parameters, factor)))
+        rows.append((role.name, what, _less(_times(role.parameters, factor), _times(role.halved, 2))))
     if config.prm.enabled and config.prm.reference == "policy":
         rows.append(("reference", "none: the policy stands in", 0))
     if config.policy.kl_coef > 0 and _reference_is_start(config):
         rows.append(("KL anchor", "none: the PRM's reference serves", 0))
+    if config.prm.enabled and config.prm.top_layers:
+        prompts = config.rollout.prompts * config.data.max_prompt_tokens
+        tokens = prompts + config.responses_per_step * config.rollout.max_tokens
+        rows.append(("shared layers", f"hidden states of {tokens:,} tokens", _times(sizes.prm.width, 4 * tokens)))
     compute_bytes = 2 if config.model.compute == "bf16" else 4  # of an activation, a logit, a cached key or value
-    if config.model.compute == "bf16":
-        largest = max(role.parameters or 0 for role in roles(config, sizes)) or None
-        rows.append(("bf16", "copy of the weights in use", _times(largest, compute_bytes)))
-    rows.append(("sampler", "copy of the policy's weights, packed", _times(sizes.policy.parameters, compute_bytes)))
+    if config.model.compute != "fp32":
+        largest = max(_less(role.parameters, role.halved) or 0 for role in roles(config, sizes)) or None
+        rows.append(("bf16", "copy of the weights in use", _times(largest, 2)))
+    if config.rollout.packed:
+        rows.append(("sampler", "copy of the policy's weights, packed", _times(sizes.policy.parameters, compute_bytes)))
     sequences, length = _decoding(config)
-    cache = f"{_count(sequences, 'sequence')} of {length:,} tokens"
-    rows.append(("key-value cache", cache, _times(sizes.policy.cached, sequences * length * compute_bytes)))
-    tokens = max(config.training.tokens_per_microbatch, _longest(config))
+    cache = f"{counted(sequences, 'sequence')} of {length:,} tokens"
+    needed, bound = _times(sizes.policy.cached, sequences * length * compute_bytes), config.rollout.cache_gb * 2**30
+    if needed is not None and 0 < bound < needed:
+        needed, cache = int(bound), f"bounded, of {cache}"
+    rows.append(("key-value cache", cache, needed))
+    tokens = max(config.training.tokens_per_microbatch, longest_tokens(config))
     logits, alive = f"{tokens:,} tokens of one micro-batch, and their gradient", 2
     if config.prm.enabled and config.advantage.baseline == "expected":
         logits, alive = f"{tokens:,} tokens of one micro-batch, by three models", 4  # one of them twice, to select
@@ -122,12 +104,16 @@ def memory(config: TrainConfig, sizes: Sizes) -> list[Row]:
 
 def roles(config: TrainConfig, sizes: Sizes) -> Iterator[Role]:
     """Every model of a run, those that another one stands in for aside."""
+    if config.lora.rank:
+        yield from _adapters(config, sizes.policy)
+        return
     yield Role(name="policy", parameters=sizes.policy.parameters, trained=True, saved=True)
     if config.prm.enabled:
         learns = config.prm.update != "none"
-        yield Role(name="PRM", parameters=sizes.prm.parameters, trained=learns, saved=True)
+        own, shared = sizes.prm.divided(config.prm.top_layers)
+        yield Role(name="PRM", parameters=own, trained=learns, saved=True, shared=shared)
         if config.prm.ema > 0:
-            yield Role(name="PRM average", parameters=sizes.prm.parameters, saved=True)
+            yield Role(name="PRM average", parameters=own, saved=True, shared=shared)
         if config.prm.reference != "policy":
             yield Role(name="reference", parameters=sizes.reference.parameters)
     if config.policy.kl_coef > 0 and not _reference_is_start(config):
@@ -136,9 +122,20 @@ def roles(config: TrainConfig, sizes: Sizes) -> Iterator[Role]:
         yield Role(name="critic", parameters=sizes.policy.critic, trained=True, saved=True)
 
 
+def _adapters(config: TrainConfig, size: ModelSize) -> Iterator[Role]:
+    """The roles that share one backbone, which is reference and KL anchor too."""
+    halved = size.linear if config.model.compute == "bf16" else 0
+    yield Role(name="backbone", parameters=size.parameters, halved=halved)
+    own = _times(size.adapter, config.lora.rank)
+    yield Role(name="policy adapter", parameters=own, trained=True, saved=True, shared=size.parameters)
+    if config.prm.enabled:
+        learns = config.prm.update != "none"
+        yield Role(name="PRM adapter", parameters=own, trained=learns, saved=True, shared=size.parameters)
+
+
 def doubts(config: TrainConfig, sizes: Sizes) -> Iterator[str]:
     """What is probably not meant, each with what to change."""
-    longest, budget = _longest(config), config.training.tokens_per_microbatch
+    longest, budget = longest_tokens(config), config.training.tokens_per_microbatch
     if not kept_counts(config):
         yield (
             "filter: the band keeps no group of right and wrong answers, so the run would stop; widen "
@@ -177,10 +174,10 @@ def _policy_doubts(config: TrainConfig) -> Iterator[str]:
         )
     if policy.kl_coef > 0 and policy.kl == "k1":
         yield "policy.kl: the gradient of 'k1' is 0 on average, so it holds nothing; choose 'k2' or 'k3'."
-    if policy.importance_cap > 0 and config.rollout.top_p == 1 and config.model.compute == "fp32":
+    if policy.importance_cap > 0 and not config.rollout.cuts and config.model.compute == "fp32":
         yield (
-            "policy.importance_cap: in fp32 and at rollout.top_p = 1 this engine's probabilities are the trainer's, so "
-            "every weight is 1 up to rounding; set 0."
+            "policy.importance_cap: in fp32 and where all tokens can be drawn this engine's probabilities are the "
+            "trainer's, so every weight is 1 up to rounding; set 0."
         )
 
 
@@ -200,7 +197,11 @@ def _prm_doubts(config: TrainConfig, sizes: Sizes) -> Iterator[str]:
             "between two models; set prm.reference = 'own', or prm.reference_path to what the PRM was trained against."
         )
     reference = _times(sizes.reference.parameters, WEIGHTS) or 0
-    if _reference_is_start(config) and config.policy.kl_coef == 0 and reference >= 2**30:
+    if (
+        _reference_is_start(config)
+        and config.policy.kl_coef == config.lora.rank == config.prm.top_layers == 0
+        and reference >= 2**30
+    ):
         yield f"prm.reference: the frozen start takes {size_text(reference)}; prm.reference = 'policy' does without it."
 
 
@@ -208,20 +209,12 @@ def _optimiser_step_doubts(section: str, minibatch: int, responses: int) -> Iter
     step = min(minibatch, responses)
     if step < FEW_RESPONSES:
         more = f"{section}.minibatch" if minibatch < responses else "rollout.prompts"
-        yield f"{section}: {_count(step, 'response')} an optimiser step make a noisy gradient; raise {more}."
+        yield f"{section}: {counted(step, 'response')} an optimiser step make a noisy gradient; raise {more}."
     if responses % step:
         yield (
-            f"{section}: the last optimiser step has {_count(responses % step, 'response')}, the others {step:,}; "
+            f"{section}: the last optimiser step has {counted(responses % step, 'response')}, the others {step:,}; "
             f"choose a {section}.minibatch that divides {responses:,}."
         )
-
-
-def kept_counts(config: TrainConfig) -> list[int]:
-    """How many correct responses of a group pass the filter, where scores are 0 or 1."""
-    low, high, k = config.filter.accuracy_low - 1e-6, config.filter.accuracy_high + 1e-6, config.rollout.per_prompt
-    undecided = config.filter.drop_unanimous or config.filter.length_matched
-    counts = range(1, k) if undecided else range(k + 1)
-    return [correct for correct in counts if low <= correct / k <= high]
 
 
 def model_sizes(config: TrainConfig) -> Sizes:
@@ -240,61 +233,6 @@ def _reference_is_start(config: TrainConfig) -> bool:
     return config.prm.enabled and config.prm.reference == "initial" and config.prm.reference_path in start
 
 
-def _prm_lines(config: TrainConfig) -> list[str]:
-    prm = config.prm
-    if not prm.enabled:
-        return ["PRM: none; the outcome is the only reward"]
-    learning = "frozen" if prm.update == "none" else _optimiser_steps(config.responses_per_step, prm.minibatch)
-    order = {
-        "after": "scores the whole batch, then learns from it",
-        "before": "learns from the batch, then scores it (double forward)",
-        "none": "scores the batch and never learns",
-    }
-    return [f"PRM: {learning}", f"order: the PRM {order[prm.update]}; the policy learns last"]
-
-
-def _baseline(config: TrainConfig) -> str:
-    """What outcomes and process rewards are compared with."""
-    own = {
-        "rloo": "the mean of the other responses",
-        "grpo": "the mean of the group, in units of its spread",
-        "reinforce": "none",
-        "reinforce_pp": "none but whitening",
-        "gae": f"a critic, {_optimiser_steps(config.responses_per_step, config.policy.minibatch)}",
-        "remax": f"the greedy response to each prompt that passes the filter, at least {config.rollout.prompts:,} more",
-        "implicit_value": "the PRM's value of the prefix, as a logit",
-        "calibrated_value": "the PRM's value of the prefix, as a probability",
-    }[config.advantage.estimator]
-    process = {
-        "token_mean": "the others' token means",
-        "sequence": "the others' totals",
-        "position": "the others' returns at the same fraction of the response",
-        "expected": "what the policy expected at that token",
-        "none": "none",
-    }
-    if not config.prm.enabled or config.advantage.baseline is None:
-        return own
-    return f"{own}; of process rewards {process[config.advantage.baseline]}"
-
-
-def _kept_groups(config: TrainConfig) -> str:
-    counts, k = kept_counts(config), config.rollout.per_prompt
-    if not counts:
-        return f"keeps no group of {k}"
-    if len(counts) == k + 1:
-        return "keeps every group"
-    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"keeps groups with {span} correct of {k}"
-
-
-def _optimiser_steps(responses: int, minibatch: int) -> str:
-    whole, rest = divmod(responses, minibatch)
-    parts = [f"{_count(whole, 'optimiser step')} of {minibatch:,}"] if whole else []
-    if rest:
-        parts.append(f"1 of {rest:,}" if whole else f"1 optimiser step of {rest:,}")
-    return " and ".join(parts)
-
-
 def _table(rows: list[Row]) -> list[str]:
     known = sum(count for _, _, count in rows if count is not None)
     complete = all(count is not None for _, _, count in rows)
@@ -306,6 +244,7 @@ def disk(config: TrainConfig, sizes: Sizes) -> str:
     """The size of a checkpoint and how many are kept, in words."""
     saved = [role for role in roles(config, sizes) if role.saved]
     parts = [_times(role.parameters, WEIGHTS + MOMENTS if role.trained else WEIGHTS) for role in saved]
+    parts += [_times(role.shared, WEIGHTS) for role in saved]
     known = [part for part in parts if part is not None]
     count = sum(known) if len(known) == len(parts) else None
     keep = config.checkpoint.keep
@@ -319,24 +258,16 @@ def _decoding(config: TrainConfig) -> tuple[int, int]:
     Evaluation can fill all of ``rollout.concurrent``, a round of training may not. The prefix check goes on from
     prefixes of any length by what the shortest of them may need, which can be ``rollout.max_tokens``.
     """
-    limit, longest = config.rollout.concurrent, _longest(config)
+    limit, longest = config.rollout.concurrent, longest_tokens(config)
     uses = [(limit if config.evaluation.sources else min(limit, config.responses_per_step), longest)]
     if config.instruments.every:
-        uses.append((min(limit, _checked_responses(config)), longest + config.rollout.max_tokens))
+        uses.append((min(limit, checked_responses(config)), longest + config.rollout.max_tokens))
     return max(uses, key=lambda use: use[0] * use[1])
 
 
-def _checked_responses(config: TrainConfig) -> int:
-    return 2 * config.instruments.prefixes * config.instruments.completions
-
-
-def _longest(config: TrainConfig) -> int:
-    return config.data.max_prompt_tokens + config.rollout.max_tokens
+def _less(count: int | None, other: int | None) -> int | None:
+    return None if count is None or other is None else count - other
 
 
 def _times(count: int | None, factor: int) -> int | None:
     return None if count is None else count * factor
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -62,6 +62,11 @@ class RunFolder:
         _replace(self.folder / CONFIG, toml)
         return checkpoint
 
+    def recorded(self, key: str, resume: str = "auto") -> Any:
+        """The option ``key`` of the run that ``resume`` goes on from (see :meth:`begin`); None for a fresh one."""
+        before = read(Path(resume)).state["config"] if resume not in ("auto", "never") else self._config()
+        return before.get(key)
+
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """One JSON line more in the file ``name``."""
         with (self.folder / name).open("a", encoding="utf-8") as file:
@@ -86,10 +91,14 @@ class RunFolder:
 
     def _unsaved_config(self) -> dict[str, Any] | None:
         """The configuration of a run that logged steps and left no checkpoint; None if there is none."""
-        metrics, config = self.folder / METRICS, self.folder / CONFIG
-        if not config.exists() or not metrics.exists() or metrics.stat().st_size == 0:
-            return None
-        sections = tomllib.loads(config.read_text(encoding="utf-8"))
+        metrics = self.folder / METRICS
+        begun = metrics.exists() and metrics.stat().st_size > 0
+        return (self._config() or None) if begun else None
+
+    def _config(self) -> dict[str, Any]:
+        """The configuration that was last begun with here; empty if there is none."""
+        path = self.folder / CONFIG
+        sections = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {f"{head}.{name}": value for head, values in sections.items() for name, value in values.items()}
 
     def _cut_after(self, step: int) -> None:

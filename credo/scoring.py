@@ -47,8 +47,9 @@ def score_and_learn(
 ) -> tuple[Scores, dict[str, float]]:
     """Scores for the policy, and the PRM's own learning, in the order that ``prm.update`` names (paper, B.2).
 
-    ``after`` scores the whole batch first. The released code scores each mini-batch just before learning from it, so
-    that one batch carries the scores of several PRMs.
+    ``after`` scores the whole batch first; where one optimiser step takes all of it, the pass that learns has made the
+    same scores, so there is no other (the paper's single forward). The released code scores each mini-batch just before
+    learning from it, so that one batch carries the scores of several PRMs.
     """
     prm, reference = parts.prm, parts.reference
     if prm is None or reference is None:
@@ -58,6 +59,10 @@ def score_and_learn(
         case "none":
             return score(parts, batch, groups, reference_logprobs, config), {}
         case "after":
+            evidence = _without_prm(parts, batch, groups)
+            if prm.learns_at_once(batch) and evidence.greedy_outcomes is None and parts.rules.baseline != "expected":
+                met, learnt = prm.update(batch, reference_logprobs)
+                return Scores(log_ratios=met, held_out=met, evidence=evidence), learnt
             scores = score(parts, batch, groups, reference_logprobs, config)
             _, learnt = prm.update(batch, reference_logprobs, scores.log_ratios)
             return scores, learnt
@@ -90,7 +95,7 @@ def score(
             batch,
             temperature=config.rollout.temperature,
             token_budget=config.training.tokens_per_microbatch,
-            compute=config.model.compute,
+            compute=config.model.precision,
         )
         evidence = replace(evidence, expected_log_ratios=expected)
     return Scores(log_ratios=log_ratios, held_out=log_ratios, evidence=evidence)

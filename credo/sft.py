@@ -19,8 +19,9 @@ from credo.data.prompts import encode_response, render
 from credo.dist.device import choose_device, set_threads
 from credo.interruption import Interruption
 from credo.loggers import JsonlLogger
-from credo.models.causal import CausalModel, build_model, load_model, response_logprobs, save_model
+from credo.models.causal import CausalModel, build_model, load_model, recompute_layers, response_logprobs, save_model
 from credo.models.optim import GradientStep, Optimizer, cosine
+from credo.models.precision import with_compute_chosen
 from credo.recipe import flat, to_toml
 from credo.run_folder import CONFIG, LOG, METRICS, RunFolder
 
@@ -38,6 +39,7 @@ def sft(config: SftConfig) -> Path:
     """
     with RunFolder(Path(config.run.folder) / config.run.name) as folder:
         console = Console(folder.folder / LOG)
+        config = with_compute_chosen(config, folder.recorded, console.say)
         target = folder.folder / "model"
         if target.exists():
             if not _is_of(folder.folder / CONFIG, config):
@@ -61,6 +63,8 @@ def _train(
     else:
         assert config.architecture is not None
         start = build_model(config.architecture, seed=config.run.seed, device=device)
+    if config.training.gradient_checkpointing:
+        recompute_layers(start.model)
     rows = [_tokens(demonstration, start, config) for demonstration in demonstrations]
     console.say(f"{len(rows):,} demonstrations, {start.model.num_parameters():,} parameters.")
     optimizer = Optimizer(
@@ -97,7 +101,7 @@ def _train(
 def _step(start: CausalModel, chosen: Sequence[Tokens], optimizer: Optimizer, config: SftConfig) -> GradientStep:
     tokens, attention, mask = collate_demonstrations(chosen, start.pad_id)
     weights = loss_weights(mask, "token_mean")
-    compute = config.model.compute if config.model else "fp32"
+    compute = config.model.precision if config.model else "fp32"
 
     def loss_of(rows: Tensor) -> Tensor:
         width = int(attention[rows].sum(dim=1).max())

@@ -14,7 +14,7 @@ from credo.dist.world import World
 from credo.instruments import observe
 from credo.interruption import Interrupted, Interruption
 from credo.journal import Journal, Step
-from credo.metrics import memory_metrics
+from credo.metrics import memory_metrics, sampler_metrics
 from credo.run_folder import RunFolder
 from credo.scoring import heard, score_and_learn
 from credo.types import Group
@@ -32,9 +32,9 @@ def train(config: TrainConfig, *, resume: str = "auto", world: World | None = No
         Interruption().listening() as interruption,
         closing(Journal(config, folder, resume)) as journal,
     ):
-        parts = assemble(config, world, journal.console)
+        parts = assemble(journal.config, world, journal.console)
         with closing(parts.verifier):
-            loop(config, parts, journal, interruption, world)
+            loop(journal.config, parts, journal, interruption, world)
     return folder.folder
 
 
@@ -72,7 +72,7 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
     """Score, learn from outcomes, give credit, learn from credit: all of a step between sampling and logging."""
     policy, critic, engine = parts.policy, parts.critic, parts.engine
     batch = collate(groups, parts.start.pad_id)
-    old_logprobs = policy.logprobs(batch, temperature=policy.temperature)
+    old_logprobs = policy.old_logprobs(batch)
 
     scores, metrics = score_and_learn(parts, batch, groups, config)
     if not scores.finite:
@@ -90,12 +90,13 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
         all_reduce=world.all_reduce,
     )
     advantages = whiten_returns(returns, batch.mask, batch.group_ids, rules, world.all_reduce)
-    metrics |= observe(parts, batch, groups, scores, returns, advantages, old_logprobs, config, done + 1)
+    metrics |= observe(parts, batch, groups, scores, returns, advantages, config, done + 1)
 
     if critic is not None and scores.evidence.values is not None:
         metrics |= critic.update(batch, scores.evidence.values, value_targets(returns, scores.evidence.values, rules))
     if done >= config.policy_starts:
         anchor_logprobs = parts.anchor.logprobs(batch, temperature=policy.temperature) if parts.anchor else None
-        metrics |= policy.update(batch, advantages, old_logprobs, anchor_logprobs)
+        old_logprobs, learnt = policy.update(batch, advantages, old_logprobs, anchor_logprobs)
+        metrics |= learnt | sampler_metrics(batch, old_logprobs)
         engine.load_weights(policy.weights())
     return Step(batch=batch, log_ratios=log_ratios, returns=returns, advantages=advantages, metrics=metrics)

@@ -48,7 +48,8 @@ class Rollout:
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    """Ends with the end-of-sequence token when ``finish`` is ``"stop"``."""
+    """When ``finish`` is ``"stop"`` the last one is an end-of-sequence token, or the one that completed a stop string:
+    that text stays, to be judged and learnt from."""
     logprobs: tuple[float, ...]
     """Log-prob of each response token under the distribution it was drawn from."""
     finish: Literal["stop", "length"]

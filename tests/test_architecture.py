@@ -20,7 +20,10 @@ LAYERS = (
     ("types", "config", "recipe", "seeds", "options", "console", "interruption"),
     ("dist", "data", "rollout", "verify"),
     ("models", "collect", "filtering"),
-    ("checkpoint", "metrics", "loggers", "run_folder", "evaluation", "prefix_check", "watch", "gate"),
+    (
+        *("checkpoint", "metrics", "loggers", "run_folder", "evaluation", "prefix_check", "watch", "gate"),
+        "batch_arithmetic",
+    ),
     ("assemble",),
     ("journal", "scoring"),
     ("instruments",),
@@ -37,11 +40,12 @@ NARROWED = {"models": ("data.batching", "dist"), "collect": ("rollout", "verify"
 # Packages that importing these units must not load, directly or through others:
 TORCH_FREE = ("config", "recipe", "seeds", "options", "cli")
 # Slow to load or optional, so imported in the functions that need them:
-LAZY = {"transformers", "reasoning_gym", "sympy", "math_verify", "pyarrow", "gguf", "vllm", "ray", "wandb", "trackio"}
+LAZY = {"transformers", "peft", "reasoning_gym", "sympy", "math_verify", "pyarrow", "gguf", "vllm", "ray"}
+LAZY |= {"wandb", "trackio"}
 ALGO_MAY_IMPORT = {"torch", "jaxtyping"}
 
 BANNED_NAMES = {"utils", "helpers", "manager", "handler", "core"}
-FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 16_000
+FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 17_500
 
 # Tests without a module of their own name:
 ALONE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,27 @@ def test_the_reference_may_be_the_prms_start_or_a_third_model(tmp_path: Path):
         assert parts.reference.model is not parts.prm.model
         assert not any(parameter.requires_grad for parameter in parts.reference.model.parameters())
         assert all(parameter.requires_grad for parameter in parts.prm.model.parameters())
+
+
+@pytest.mark.parametrize("reference", [{"reference": "own"}, {"reference_path": "other"}, {}], ids=str)
+def test_a_prm_on_the_layers_of_its_reference(tmp_path: Path, reference: dict[str, str]):
+    other = str(tiny_model(tmp_path / "other", seed=1))
+    start = {"prm__path": other} if reference else {}
+    start |= {f"prm__{key}": other if value == "other" else value for key, value in reference.items()}
+    parts = parts_of(tmp_path, prm__top_layers=1, **start)
+    assert parts.prm is not None
+    assert isinstance(parts.reference, Reference)
+    assert parts.prm.trunk is not None
+    assert parts.prm.trunk is parts.reference.trunk
+    assert parts.prm.trunk.model is parts.reference.model
+    assert same_weights(parts.prm.model, load_model(other if reference else str(tmp_path / "model")).model)
+    assert same_weights(parts.prm.model, parts.reference.model)
+    own = {weight for weight in parts.prm.model.parameters() if weight.requires_grad}
+    assert {*parts.prm.model.parameters()} - own < {*parts.reference.model.parameters()}
+    assert not own & {*parts.reference.model.parameters()}
+    assert all(weight.requires_grad for weight in parts.policy.model.parameters())
+    assert not {*parts.policy.model.parameters()} & {*parts.prm.model.parameters()}
+    assert "prm.top_layers" in refused(tmp_path, prm__top_layers=2)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +262,38 @@ def test_data_is_read_before_a_model_is_loaded(tmp_path: Path):
     config = tiny_config(tmp_path, model__path=str(tmp_path / "absent"), data__train=[str(tmp_path / "missing.jsonl")])
     with pytest.raises(ValueError, match=r"missing\.jsonl"):
         assemble(config, World(), Console())
+
+
+def test_the_sampler_gets_its_options_and_is_described_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    parts = parts_of(
+        tmp_path,
+        rollout__concurrent=7,
+        rollout__cache_gb=0.25,
+        rollout__top_k=3,
+        rollout__top_p=0.9,
+        rollout__min_p=0.01,
+        rollout__stop=["==", "a"],
+        model__compute="bf16",
+    )
+    engine, params = parts.engine, parts.collector.params
+    assert isinstance(engine, TorchEngine)
+    assert (engine.concurrent, engine.cache_bytes, engine.compute) == (7, 2**28, "bf16")
+    assert (params.top_k, params.top_p, params.min_p, params.stop) == (3, 0.9, 0.01, ("==", "a"))
+    assert capsys.readouterr().out.count(engine.summary) == 1
+    unbounded = parts_of(tmp_path).engine
+    assert isinstance(unbounded, TorchEngine)
+    assert unbounded.cache_bytes is None
+
+
+def test_a_bound_on_the_cache_too_small_for_one_sequence_is_refused(tmp_path: Path):
+    parts = parts_of(tmp_path, rollout__cache_gb=1e-9)
+    with pytest.raises(ValueError, match="keys"):
+        parts.engine.sample([(3, 4)], 1, parts.collector.params, [0])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
+def test_an_engine_that_is_not_installed_names_its_extra(tmp_path: Path):
+    assert "credo[vllm]" in refused(tmp_path, rollout__engine="vllm")
 
 
 def test_a_fingerprint_knows_every_weight():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from tiny import tiny_groups
 
 from credo import checkpoint
-from credo.config import ArchitectureConfig, CriticConfig, PolicyConfig, PrmConfig
+from credo.config import ArchitectureConfig, CriticConfig, LoraConfig, PolicyConfig, PrmConfig
 from credo.data.batching import collate
-from credo.models.causal import CausalModel, build_model
+from credo.models.causal import CausalModel, build_model, load_model
 from credo.models.critic import Critic
+from credo.models.lora import freeze, merged, with_adapter
 from credo.models.policy import Policy
 from credo.models.prm import Prm
+from credo.models.reference import Reference
+from credo.models.trunk import Trunk, with_own_top
 from credo.types import Batch
 
 SHAPE = ArchitectureConfig(layers=1, width=16, heads=2, alphabet="ab")
@@ -135,6 +139,31 @@ def test_critic_and_average_are_restored_bit_for_bit_and_go_on_alike(tmp_path: P
     assert not any(parameter.requires_grad for parameter in theirs[0].average.parameters())
 
 
+def test_a_prm_on_the_layers_of_its_reference_is_saved_whole_and_restored_bit_for_bit(tmp_path: Path):
+    rollouts = batch()
+
+    def made() -> tuple[Prm, Reference]:
+        common: dict[str, Any] = {"token_budget": 64, "compute": "fp32"}
+        common["trunk"] = Trunk(base := start(1).model, 1, **common)
+        prm = Prm(with_own_top(base, 1), PrmConfig(lr=1e-2, top_layers=1, ema=0.9), **common)
+        return prm, Reference(base, **common)
+
+    (ours, reference), (theirs, other) = made(), made()
+    ours.update(rollouts, reference.logprobs(rollouts))
+    before = other.logprobs(rollouts).clone()
+    folder = saved(tmp_path, 1, prm=ours)
+    loaded = load_model(str(folder / "prm")).model.parameters()
+    assert all(torch.equal(*pair) for pair in zip(loaded, ours.model.parameters(), strict=True))
+    checkpoint.restore(checkpoint.read(folder), policy=policy_of(start()), prm=theirs)
+    assert torch.equal(other.logprobs(batch()), before)
+    for _ in range(2):
+        assert all(torch.equal(*pair) for pair in zip(state_of(ours), state_of(theirs), strict=True))
+        assert torch.equal(ours.score(rollouts, before), theirs.score(rollouts, before))
+        assert ours.update(rollouts, before)[1] == theirs.update(rollouts, before)[1]
+    with pytest.raises(ValueError, match=r"prm\.top_layers"):
+        checkpoint.restore(checkpoint.read(folder), policy=policy_of(start()), prm=prm_of(start(1), ema=0.9))
+
+
 def test_the_average_is_not_the_newest_prm(tmp_path: Path):
     prm = prm_of(start(1), ema=0.9)
     learnt(policy_of(start()), prm)
@@ -179,13 +208,35 @@ def test_a_damaged_critic_or_average_is_named(tmp_path: Path, name: str):
 
 
 def test_policy_and_prm_are_folders_that_transformers_loads(tmp_path: Path):
-    from credo.models.causal import load_model
-
     folder = saved(tmp_path, 1, prm=prm_of(start(1)))
     for name, seed in (("policy", 0), ("prm", 1)):
         loaded = load_model(str(folder / name))
         expected = start(seed).model.state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in loaded.model.state_dict().items())
+
+
+def test_adapters_are_kept_beside_whole_models(tmp_path: Path):
+    model, rank = start(), LoraConfig(rank=2)
+    freeze(model.model, "fp32")
+    policy, prm = (replace(model, model=with_adapter(model.model, rank, seed)) for seed in (1, 2))
+    roles = {"policy": policy_of(policy), "prm": prm_of(prm)}
+    learnt(roles["policy"], roles["prm"])
+    folder = checkpoint.save(tmp_path, 1, **roles, tokenizer=model.tokenizer, state={}, keep=1)
+    for name, role in roles.items():
+        expected = dict(merged(role.model).named_parameters())
+        loaded = dict(load_model(str(folder / name)).model.named_parameters())
+        assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
+    again = {
+        "policy": policy_of(replace(model, model=with_adapter(model.model, rank, 3))),
+        "prm": prm_of(replace(model, model=with_adapter(model.model, rank, 4))),
+    }
+    checkpoint.restore(checkpoint.read(folder), **again)
+    for name, role in roles.items():
+        pairs = zip(role.model.parameters(), again[name].model.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+        assert again[name].optimizer.steps == role.optimizer.steps == 1 + (name == "policy")
+    with pytest.raises(ValueError, match=r"lora\.rank"):
+        checkpoint.restore(checkpoint.read(folder), policy=policy_of(start()), prm=prm_of(start(1)))
 
 
 def test_only_the_newest_are_kept(tmp_path: Path):

@@ -68,8 +68,15 @@ OUT_OF_RANGE = [
     ("rollout.temperature", 0.0),
     ("rollout.top_p", 0.0),
     ("rollout.top_p", 1.1),
+    ("rollout.top_k", -1),
+    ("rollout.min_p", -0.1),
+    ("rollout.min_p", 1.1),
+    ("rollout.stop", ["\n", ""]),
+    ("rollout.cache_gb", -0.1),
     ("rollout.max_tokens", 0),
     ("rollout.concurrent", 0),
+    ("rollout.probe_threshold", 0.0),
+    ("lora.rank", -1),
     ("verify.workers", 0),
     ("verify.deadline", 0.0),
     ("verify.memory_mb", 511),
@@ -95,6 +102,7 @@ OUT_OF_RANGE = [
     ("prm.lr_warmup", -1),
     ("prm.warmup_steps", -1),
     ("prm.minibatch", 0),
+    ("prm.top_layers", -1),
     ("prm.weight_decay", -0.1),
     ("prm.max_grad_norm", 0.0),
     ("advantage.process_coef", -1.0),
@@ -130,6 +138,7 @@ OUT_OF_RANGE_WITH_A_CRITIC = [
     ("critic.warmup_steps", -1),
     ("critic.warmup_steps", 10),
 ]
+OUT_OF_RANGE_WITH_ADAPTERS = [("lora.alpha", 0.0), ("lora.targets", [])]
 OUT_OF_RANGE_WITH_INSTRUMENTS = [
     ("instruments.every", -1),
     ("instruments.prefixes", 2),
@@ -166,6 +175,11 @@ def test_a_critic_out_of_range(key: str, value: Any):
     assert key in refused(TrainConfig, {"advantage.estimator": "gae", key: value})
 
 
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_ADAPTERS)
+def test_adapters_out_of_range(key: str, value: Any):
+    assert key in refused(TrainConfig, {"lora.rank": 8, key: value})
+
+
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_WITH_INSTRUMENTS)
 def test_instruments_out_of_range(key: str, value: Any):
     assert key in refused(TrainConfig, {"instruments.every": 1, key: value})
@@ -199,14 +213,26 @@ def test_architecture_out_of_range(name: str, value: int):
         ({"prm.update": "none"}, "prm.update"),
         ({"prm.update": "none", "prm.path": "m"}, "prm.update"),
         ({"prm.update": "none", "prm.path": "other", "prm.reference": "own"}, "prm.update"),
+        ({"prm.update": "none", "prm.path": "other", "prm.reference_path": "other"}, "prm.update"),
         ({"prm.reference": "own"}, "prm.reference"),
+        ({"prm.top_layers": 1, "prm.reference": "policy"}, "prm.top_layers"),
+        ({"prm.top_layers": 1, "prm.path": "other"}, "prm.top_layers"),
+        ({"prm.top_layers": 1, "prm.reference_path": "other"}, "prm.top_layers"),
         ({"prm.granularity": "step", "prm.step_boundary": "regex"}, "prm.step_pattern"),
         ({"prm.granularity": "step", "prm.step_pattern": "x"}, "prm.step_pattern"),
         ({"prm.granularity": "step", "prm.step_boundary": "regex", "prm.step_pattern": "("}, "prm.step_pattern"),
+        *(({"lora.rank": 8, f"prm.{name}": "other"}, f"prm.{name}") for name in ("path", "reference_path")),
+        ({"lora.rank": 8, "prm.ema": 0.9}, "prm.ema"),
+        ({"lora.rank": 8, "prm.top_layers": 1}, "prm.top_layers"),
+        ({"lora.rank": 8, "advantage.estimator": "gae"}, "advantage.estimator"),
+        ({"lora.rank": 8, "rollout.engine": "vllm"}, "rollout.engine"),
         ({"prm.granularity": "whole", "advantage.credit": "min"}, "advantage.credit"),
         ({"advantage.baseline": "position", "advantage.negative_only": True}, "advantage.negative_only"),
         ({"advantage.baseline": "expected", "advantage.control": "shuffled"}, "advantage.control"),
-        ({"advantage.baseline": "expected", "rollout.top_p": 0.9}, "advantage.baseline"),
+        *(
+            ({"advantage.baseline": "expected", f"rollout.{name}": value}, f"rollout.{name} = {value}")
+            for name, value in (("top_k", 5), ("top_p", 0.9), ("min_p", 0.1))
+        ),
         ({"advantage.estimator": "implicit_value", "prm.enabled": False}, "advantage.estimator"),
         ({"advantage.estimator": "gae", "advantage.outcome_coef": 0.0}, "advantage.outcome_coef"),
         ({"rollout.per_prompt": 1}, "rollout.per_prompt"),
@@ -246,6 +272,10 @@ INERT = [
     ({"data.train": ["gym:chain_sum"]}, "data.kind", "exact"),
     ({}, "verify.pattern", "x+"),
     ({}, "verify.extract", "regex"),
+    ({}, "rollout.probe_threshold", 0.1),
+    ({"rollout.engine": "vllm"}, "rollout.packed", False),
+    ({}, "lora.alpha", 16.0),
+    ({}, "lora.targets", ["q_proj"]),
     ({"verify.kind": "python:a:b"}, "verify.extract", "boxed"),
     ({"verify.kind": "python:a:b"}, "verify.need_units", True),
     ({"verify.kind": "python:a:b"}, "verify.decimal_digits", 3),
@@ -259,6 +289,7 @@ INERT = [
     (FROZEN, "prm.loss", "dpo"),
     (FROZEN, "prm.label_smoothing", 0.1),
     (FROZEN, "prm.ema", 0.9),
+    (FROZEN, "prm.top_layers", 1),
     ({}, "prm.step_boundary", "sentence"),
     ({}, "prm.step_pattern", "x"),
     ({"prm.reference": "policy"}, "prm.reference_path", "other"),
@@ -313,12 +344,28 @@ def test_what_makes_an_option_inert_has_to_be_there():
     assert train(data__train=["gym:x"], evaluation__sources=["b.jsonl"], data__kind="exact").data.kind == "exact"
     assert train(verify__extract="regex", verify__pattern="x+").verify.pattern == "x+"
     assert train(prm__update="none", prm__reference="policy").prm.update == "none"
+    assert train(lora__rank=8, prm__path="m", prm__reference_path="m", lora__targets=["q_proj"]).lora.rank == 8
+    assert train(lora__rank=8, prm__enabled=False, prm__path="other", prm__ema=0.9).lora.alpha == 32
+    for start in ({}, {"path": "m"}, {"path": "n", "reference": "own"}, {"path": "n", "reference_path": "n"}):
+        assert build(TrainConfig, TRAIN | {"prm": start | {"top_layers": 1}}).prm.top_layers == 1
     assert train(advantage__semantics="paper", advantage__normalizer="rms", advantage__normalizer_floor=0.1)
     assert train(advantage__semantics="paper", advantage__estimator="grpo", advantage__normalizer_floor=0.1)
     assert train(rollout__per_prompt=1, advantage__estimator="gae", filter__accuracy_low=0.0).least_judged == 1
     assert train(prm__enabled=False, advantage__estimator="gae", filter__accuracy_high=1.0)
     assert train(advantage__semantics="paper", advantage__gamma_process=0.9).advantage.gamma_process == 0.9
     assert train(evaluation__sources=["b.jsonl"], evaluation__temperature=0.0, evaluation__samples=1).evaluation.samples
+
+
+def test_only_what_is_cut_is_named():
+    assert train().rollout.cuts == {}
+    assert train(rollout__top_k=5, rollout__min_p=0.1).rollout.cuts == {"rollout.top_k": 5, "rollout.min_p": 0.1}
+    assert train(advantage__baseline="expected", rollout__stop=["x"], rollout__temperature=0.5).rollout.stop == ("x",)
+
+
+def test_a_precision_is_there_once_it_is_chosen():
+    assert train(model__compute="bf16").model.precision == "bf16"
+    with pytest.raises(AssertionError):
+        _ = train(model__compute="auto").model.precision
 
 
 def test_one_switch_turns_a_prime_recipe_into_its_baseline():
@@ -358,6 +405,7 @@ def test_there_are_few_enough_options_to_know_them():
 def test_every_number_of_a_recipe_has_a_tested_range():
     tested = {key for key, _ in OUT_OF_RANGE + OUT_OF_RANGE_WITH_SOURCES + OUT_OF_RANGE_IN_SFT}
     tested |= {key for key, _ in OUT_OF_RANGE_WITH_A_CRITIC + OUT_OF_RANGE_WITH_INSTRUMENTS}
+    tested |= {key for key, _ in OUT_OF_RANGE_WITH_ADAPTERS}
     tested |= {f"architecture.{name}" for name, _ in OUT_OF_RANGE_IN_ARCHITECTURE}
     numbers = {key for tree in (TrainConfig, SftConfig) for key, hint in leaves(tree) if hint in (int, float)}
     assert numbers <= tested
@@ -384,7 +432,7 @@ def test_option_docs_say_type_and_default():
     assert rows["run.steps"][:2] == ["whole number", "required"]
     assert rows["policy.lr"][:2] == ["number", "`5e-07`"]
     assert rows["advantage.normalizer_floor"][:2] == ["number", "unset"]
-    assert rows["model.compute"][:2] == ["`fp32`, `bf16`", '`"fp32"`']
+    assert rows["model.compute"][:2] == ["`fp32`, `bf16`, `auto`", '`"fp32"`']
     assert rows["data.train"][:2] == ["list of text", "required"]
 
 

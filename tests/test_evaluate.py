@@ -65,6 +65,30 @@ def test_greedy_responses_are_all_the_same(tmp_path: Path):
     assert all(len(set(row["responses"])) == 1 for row in result["problems"])
 
 
+def test_cuts_reach_the_sampler(tmp_path: Path):
+    greedy = results(options(tmp_path, temperature=0.0, max_tokens=8))[0]["problems"]
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        (result,) = results(options(tmp_path, max_tokens=8, **cut))
+        assert result["problems"] == greedy
+
+
+def test_a_stop_string_stays_in_what_is_judged(tmp_path: Path):
+    (result,) = results(options(tmp_path, stop=("b", "cc"), pattern="b$", max_tokens=8, samples=8))
+    problems = [(row, answer) for row, (_, answer) in zip(result["problems"], PAIRS, strict=True)]
+    texts = [text for row, _ in problems for text in row["responses"]]
+    assert any(text.endswith("b") for text in texts)
+    assert any(text.endswith("cc") for text in texts)
+    assert not any("b" in text[:-1] or "cc" in text[:-1] for text in texts), "nothing follows it"
+    for row, answer in problems:
+        assert row["scores"] == [float(answer == "b" and text.endswith("b")) for text in row["responses"]]
+
+
+@pytest.mark.parametrize("compute", ["bf16", "auto"])
+def test_a_precision_may_be_asked_for(tmp_path: Path, compute: str, capsys: pytest.CaptureFixture[str]):
+    assert results(options(tmp_path, compute=compute))[0]["eval/problems"] == 16
+    assert ("Computes in" in capsys.readouterr().out) == (compute == "auto")
+
+
 def test_several_benchmarks_are_kept_apart_and_cut_to_the_limit(tmp_path: Path):
     other = tiny_problems(tmp_path / "other.jsonl", PAIRS[:2])
     chosen = options(tmp_path, limit=3)
@@ -88,6 +112,9 @@ def test_no_file_is_written_unless_asked_for(tmp_path: Path):
         ({"limit": -1}, "--limit"),
         ({"top_p": 0.0}, "--top-p"),
         ({"temperature": -1.0}, "--temperature"),
+        ({"top_k": -1}, "--top-k"),
+        ({"min_p": 1.1}, "--min-p"),
+        ({"stop": ("x", "")}, "--stop"),
         ({"benchmarks": ","}, "--benchmarks"),
         ({"benchmarks": "absent.jsonl"}, "absent.jsonl"),
         ({"output": Path("no/such/folder/results.json")}, "no/such/folder"),

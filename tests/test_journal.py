@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import PAIRS, lines, tiny_config, tiny_groups, tiny_model, tiny_problems
+from tiny import PAIRS, lines, tiny_config, tiny_groups, tiny_model, tiny_problems, untimed
 
 from credo.algo.masked import row_sum
 from credo.assemble import Parts, assemble
+from credo.checkpoint import read
 from credo.config import TrainConfig
 from credo.dist.world import World
 from credo.journal import Journal, Step, rollout_rows
+from credo.models import precision
 from credo.run_folder import RunFolder
 from credo.train import prime_step, train
 from credo.types import Group
@@ -185,6 +188,41 @@ def test_a_resumed_run_is_where_it_was(tmp_path: Path, capsys: pytest.CaptureFix
         pairs = zip(parts.policy.model.parameters(), saved.parameters(), strict=True)
         assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
     assert "Resumed after step 2" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_chosen_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is measured when it goes on."""
+    alone = train(tiny_config(tmp_path, run__name="alone", run__steps=4, model__compute="bf16"))
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "WORTH", 0.0)
+        folder = train(tiny_config(tmp_path, run__steps=2, model__compute="auto"))
+    monkeypatch.setattr(precision, "WORTH", math.inf)
+    assert train(tiny_config(tmp_path, run__steps=4, model__compute="auto")) == folder
+    assert untimed(lines(folder / "metrics.jsonl")) == untimed(lines(alone / "metrics.jsonl"))
+    assert 'compute = "bf16"' in (folder / "config.toml").read_text()
+    assert read(folder / "checkpoints" / "step-000004").state["config"]["model.compute"] == "bf16"
+    branched = tiny_config(tmp_path, run__name="other", run__steps=4, model__compute="auto")
+    other = train(branched, resume=str(folder / "checkpoints" / "step-000002"))
+    assert 'compute = "bf16"' in (other / "config.toml").read_text()
+    with pytest.raises(ValueError, match=r"model\.compute"):
+        train(tiny_config(tmp_path, run__steps=6, model__compute="fp32"))
+
+
+def test_responses_end_at_stop_strings_in_evaluation_too(tmp_path: Path):
+    held_out = tiny_problems(tmp_path / "held-out.jsonl", PAIRS[:2])
+    sizes = []
+    for stop in ([], ["a", "b", "c", "d", "="]):
+        config = tiny_config(
+            tmp_path,
+            run__name=f"stop-{len(stop)}",
+            rollout__stop=stop,
+            rollout__max_tokens=6,
+            evaluation__sources=[str(held_out)],
+        )
+        with opened(config) as (journal, parts):
+            journal.evaluate(0, parts)
+        sizes.append(lines(tmp_path / "runs" / config.run.name / "evaluation.jsonl")[0]["eval/mean_length"])
+    assert sizes[1] <= 2 < sizes[0]
 
 
 def test_a_fresh_run_starts_at_step_0(tmp_path: Path):

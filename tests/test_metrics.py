@@ -16,7 +16,7 @@ from torch import Tensor
 
 from credo.algo.advantages import PrimeReturns
 from credo.config import SftConfig
-from credo.metrics import memory_metrics, outcome_metrics, pair_accuracy_change, prm_metrics
+from credo.metrics import memory_metrics, outcome_metrics, pair_accuracy_change, prm_metrics, sampler_metrics
 from credo.recipe import build
 from credo.sft import sft
 from credo.train import train
@@ -52,7 +52,7 @@ def two_prompts() -> Batch:
 def test_outcome_metrics_by_hand():
     batch = two_prompts()
     advantages = torch.tensor([[0.0, 1.0, 2.0], [0.0, -1.0, 9.0], [0.0, -1.0, 0.5], [0.0, 0.25, 0.0]])
-    metrics = outcome_metrics(batch, advantages, batch.sampling_logprobs)
+    metrics = outcome_metrics(batch, advantages)
     assert metrics == {
         "outcome/mean": 0.5,
         "outcome/responses": 4.0,
@@ -61,8 +61,6 @@ def test_outcome_metrics_by_hand():
         "outcome/length_correlation_correct": 0.0,
         "outcome/length_correlation_wrong": 0.0,
         "outcome/sign_flips": 0.5,
-        "rollout/sampler_kl": 0.0,
-        "rollout/sampler_gap_max": 0.0,
     }
 
 
@@ -88,7 +86,7 @@ def test_length_and_advantage_are_compared_within_each_class():
     """Right: lengths 1, 2, 3 with advantages 1, 2, 6, centred -2, -1, 3: 5 / sqrt(2 * 14). Wrong: falls evenly."""
     batch = responses(1.0, 0.0, 1.0, 0.4, 1.0, lengths=[1, 1, 2, 3, 3])
     advantages = spread([1.0, 5.0, 2.0, 4.0, 6.0], batch.mask)
-    metrics = outcome_metrics(batch, advantages, batch.sampling_logprobs)
+    metrics = outcome_metrics(batch, advantages)
     assert metrics["outcome/length_correlation_correct"] == pytest.approx(5 / 28**0.5)
     assert metrics["outcome/length_correlation_wrong"] == pytest.approx(-1.0)
 
@@ -96,17 +94,17 @@ def test_length_and_advantage_are_compared_within_each_class():
 def test_the_sampler_is_compared_with_the_trainer_on_response_tokens_alone():
     batch = two_prompts()
     old = batch.sampling_logprobs - math.log(2.0) * batch.mask.float() + torch.where(batch.mask, 0.0, 7.0)
-    metrics = outcome_metrics(batch, torch.zeros(4, 3), old)
+    metrics = sampler_metrics(batch, old)
     assert metrics["rollout/sampler_kl"] == pytest.approx(0.5 - 1.0 + math.log(2.0), rel=1e-5)
     assert metrics["rollout/sampler_gap_max"] == pytest.approx(math.log(2.0))
     old[2, 1] += 5.0
-    assert outcome_metrics(batch, torch.zeros(4, 3), old)["rollout/sampler_gap_max"] == pytest.approx(5 - math.log(2.0))
+    assert sampler_metrics(batch, old)["rollout/sampler_gap_max"] == pytest.approx(5 - math.log(2.0))
 
 
 def test_unanimous_outcomes_leave_zeros():
     batch = two_prompts()
     right = replace(batch, outcomes=torch.ones(4))
-    metrics = outcome_metrics(right, torch.ones(4, 3), batch.sampling_logprobs)
+    metrics = outcome_metrics(right, torch.ones(4, 3))
     assert (metrics["outcome/advantage_correct"], metrics["outcome/advantage_wrong"]) == (1.0, 0.0)
 
 

@@ -63,6 +63,40 @@ def test_memory_of_a_frozen_prm_judged_by_the_policy(folder: str):
     assert (found["PRM"], found["reference"]) == (4 * PARAMETERS, 0)
 
 
+def test_memory_of_a_prm_that_learns_its_last_layers_alone(folder: str):
+    settings = config(prm__top_layers=2, prm__ema=0.9, rollout__prompts=3, rollout__per_prompt=5)
+    found, top = sizes(settings, folder), 2 * LAYER + W
+    assert (found["PRM"], found["PRM average"], found["reference"]) == (16 * top, 4 * top, 4 * PARAMETERS)
+    assert found["shared layers"] == (3 * 100 + 15 * 28) * W * 4
+    assert "shared layers" not in sizes(config(), folder)
+    whole_models = 12 * PARAMETERS + 2 * 4 * PARAMETERS + 8 * top
+    assert size_text(whole_models) in disk(settings, alike(model_size(folder)))
+
+
+def test_memory_of_adapters_on_one_backbone(folder: str):
+    size = model_size(folder)
+    assert size.linear is not None
+    assert size.adapter is not None
+    settings = config(lora__rank=3, rollout__packed=False, policy__kl_coef=0.1)
+    found = sizes(settings, folder)
+    assert found["backbone"] == 4 * PARAMETERS
+    assert found["policy adapter"] == found["PRM adapter"] == 16 * 3 * size.adapter
+    assert not {"policy", "PRM", "reference", "sampler"} & set(found)
+    assert found["KL anchor"] == 0
+    halved = sizes(config(lora__rank=1, model__compute="bf16"), folder)
+    assert halved["backbone"] == 4 * PARAMETERS - 2 * size.linear
+    assert halved["bf16"] == 2 * (PARAMETERS - size.linear)
+    assert halved["sampler"] == 2 * PARAMETERS
+    assert "PRM adapter" not in sizes(config(lora__rank=3, prm__enabled=False), folder)
+
+
+def test_a_checkpoint_holds_adapters_and_whole_models(folder: str):
+    size = model_size(folder)
+    assert size.adapter is not None
+    expected = 2 * (4 * PARAMETERS + 12 * 3 * size.adapter)
+    assert disk(config(lora__rank=3), alike(size)).startswith(f"a checkpoint: {size_text(expected)};")
+
+
 def test_memory_of_a_critic_and_of_an_average(folder: str):
     found = sizes(config(advantage__estimator="gae", prm__ema=0.9), folder)
     assert found["critic"] == 16 * (PARAMETERS + W + 1)
@@ -131,6 +165,18 @@ def test_the_cache_is_what_the_engine_needs(folder: str, compute: Literal["fp32"
             engine.sample([(1,) * 100], 1, SamplingParams(max_tokens=28), [0])
 
 
+def test_the_cache_takes_no_more_than_its_bound(folder: str):
+    needed = 256 * 128 * CACHED * 4
+    many = {"evaluation__sources": ["b.jsonl"]}
+    for bound, expected in ((needed // 2, needed // 2), (2 * needed, needed)):
+        assert sizes(config(**many, rollout__cache_gb=bound / 2**30), folder)["key-value cache"] == expected
+
+
+def test_a_precision_that_is_open_is_counted_at_its_larger(folder: str):
+    fp32, bf16, auto = (sizes(config(model__compute=compute), folder) for compute in ("fp32", "bf16", "auto"))
+    assert auto == fp32 | {"bf16": bf16["bf16"]}
+
+
 def test_a_round_of_training_does_not_fill_the_cache_but_evaluation_can(folder: str):
     few = sizes(config(rollout__prompts=2, rollout__per_prompt=3), folder)
     assert few["key-value cache"] == 6 * 128 * CACHED * 4
@@ -147,6 +193,7 @@ def test_batch_arithmetic_in_words():
     assert "32 prompts x 4 rollouts = 128 responses" in lines
     assert "policy: 2 optimiser steps of 64" in lines
     assert "PRM: 1 optimiser step of 128" in lines
+    assert "PRM: 1 optimiser step of 128, on the last 2 layers alone" in batch_arithmetic(config(prm__top_layers=2))
     assert (
         "micro-batches of at most 1,000 tokens hold 7 responses of the longest length (100 + 28 = 128 tokens)" in lines
     )
@@ -382,4 +429,5 @@ def test_a_large_reference_can_be_done_without():
     assert not list(doubts(config(prm__reference="policy"), sizes))
     assert not list(doubts(config(prm__enabled=False), sizes))
     assert not list(doubts(config(policy__kl_coef=0.1), sizes))  # the KL term needs it
+    assert not list(doubts(config(prm__top_layers=1), sizes))  # so does the PRM
     assert not list(doubts(config(prm__reference_path="offline-start"), sizes))

@@ -50,6 +50,17 @@ def test_a_new_folder_starts_fresh_and_says_how(tmp_path: Path):
     assert (tmp_path / "runs" / "x" / CONFIG).read_text() == TOML
 
 
+def test_what_was_chosen_before_is_found_wherever_the_run_goes_on_from(tmp_path: Path):
+    with RunFolder(tmp_path / "x") as folder:
+        assert folder.recorded("policy.lr") is None
+        folder.begin("auto", CONFIGURATION, TOML, pytest.fail)
+        assert folder.recorded("policy.lr") == 1e-06
+        assert folder.recorded("no.such") is None
+    saved = checkpointed(tmp_path / "y", 3)
+    with RunFolder(tmp_path / "z") as folder:
+        assert folder.recorded("run.steps", str(saved)) == 9
+
+
 def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path: Path):
     holder = (
         "import sys; from pathlib import Path; from credo.run_folder import RunFolder\n"

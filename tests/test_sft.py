@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from credo.config import SftConfig
+from credo.models import precision
 from credo.models.causal import build_model, load_model, save_model
 from credo.recipe import build
 from credo.sft import sft
@@ -192,6 +194,19 @@ def test_bf16_trains_too_and_writes_fp32(rows: str, start: Path, tmp_path: Path)
     assert rough != exact
     assert rough == pytest.approx(exact, abs=0.1)
     assert json.loads((target / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_precision_is_chosen_once(rows: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = {"path": str(start), "compute": "auto"}
+    monkeypatch.setattr(precision, "WORTH", 0.0)
+    target = sft(recipe(rows, tmp_path, run={"steps": 2}, model=model))
+    written = (target / "config.json").stat().st_mtime_ns
+    assert 'compute = "bf16"' in (tmp_path / "warm" / "config.toml").read_text()
+    monkeypatch.setattr(precision, "WORTH", math.inf)
+    assert sft(recipe(rows, tmp_path, run={"steps": 2}, model=model)) == target
+    assert (target / "config.json").stat().st_mtime_ns == written, "it is the same recipe still"
+    sft(recipe(rows, tmp_path, run={"steps": 2, "name": "other"}, model=model))
+    assert 'compute = "fp32"' in (tmp_path / "other" / "config.toml").read_text()
 
 
 @pytest.mark.parametrize(("prompt", "response"), [("2*3=", "6"), ("2+3=", "five")])

@@ -7,6 +7,7 @@ code paths would be noise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,10 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from credo.algo.masked import full_precision
-
 CHUNK = 256
-"""Tokens per block: at 152k words of vocabulary, 150 MB of fp32 at a time."""
+"""Tokens whose logits are made at a time: at 152k words of vocabulary, 150 MB of fp32."""
+ROWS = 32
+"""Tokens whose softmax is made at a time."""
+WORDS = 8192
+"""Words of the vocabulary whose weights get their gradient at a time."""
+KEPT = 2**28
+"""Bytes of logits that are kept for the backward pass rather than made again."""
 
 
 def token_logprobs(
@@ -53,7 +58,7 @@ def logprobs_at(
     A mask must not hold index 0: nothing predicts the first token.
     """
     wanted = logits[mask[:, positions + 1]]
-    return _placed(gather_logprobs(wanted, _targets(tokens, mask), temperature, chunk=chunk), mask)
+    return placed(gather_logprobs(wanted, targets_of(tokens, mask), temperature, chunk=chunk), mask)
 
 
 def logprobs_and_entropies_at(
@@ -67,8 +72,9 @@ def logprobs_and_entropies_at(
 ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
     """``logprobs_at``, and at the index of each masked token the entropy of what it was drawn from; 0 off the mask."""
     wanted = logits[mask[:, positions + 1]]
-    logprobs = gather_logprobs(wanted, _targets(tokens, mask), temperature, chunk=chunk)
-    return _placed(logprobs, mask), _placed(entropy(wanted, temperature, chunk=chunk), mask)
+    _check_temperature(temperature)
+    found = _Logprobs.apply(wanted, None, None, targets_of(tokens, mask), temperature, chunk, True)
+    return placed(found[0], mask), placed(found[1], mask)
 
 
 def gather_logprobs(
@@ -79,7 +85,7 @@ def gather_logprobs(
     A row whose log-prob receives no gradient sends none back, even where its logits are NaN.
     """
     _check_temperature(temperature)
-    return _GatherLogprobs.apply(logits, targets, temperature, chunk)
+    return _Logprobs.apply(logits, None, None, targets, temperature, chunk, False)[0]
 
 
 def entropy(logits: Float[Tensor, "N V"], temperature: float = 1.0, *, chunk: int = CHUNK) -> Float[Tensor, " N"]:
@@ -88,82 +94,151 @@ def entropy(logits: Float[Tensor, "N V"], temperature: float = 1.0, *, chunk: in
     A row whose entropy receives no gradient sends none back, even where its logits are NaN.
     """
     _check_temperature(temperature)
-    return _Entropy.apply(logits, temperature, chunk)
+    anything = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return _Logprobs.apply(logits, None, None, anything, temperature, chunk, True)[1]
 
 
-class _GatherLogprobs(torch.autograd.Function):
-    """Keeps the logits themselves for the backward pass and recomputes the softmax from them, block by block."""
+def linear_logprobs(
+    hidden: Float[Tensor, "N E"],
+    weight: Float[Tensor, "V E"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, " N"],
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    chunk: int = CHUNK,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Log-prob of each target, and the entropies (0 if not asked for), of ``hidden @ weight.T + bias``; both fp32.
+
+    Logits are made ``chunk`` rows at a time in the precision of ``hidden`` and, unless those of all rows fit in
+    :data:`KEPT` bytes, made again for the backward pass: their memory does not grow with the batch.
+    """
+    _check_temperature(temperature)
+    return _Logprobs.apply(hidden, weight, bias, targets, temperature, chunk, with_entropy)
+
+
+class _Logprobs(torch.autograd.Function):
+    """Of logits, or of the product of ``inputs`` and ``weight``; keeps no softmax, which costs less to make again."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
-        ctx.save_for_backward(logits, targets)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        blocks = zip(logits.split(chunk), targets.split(chunk), strict=True)
-        return torch.cat(
-            [
-                torch.log_softmax(_tempered(block, temperature), dim=-1).gather(1, target[:, None]).squeeze(1)
-                for block, target in blocks
-            ]
-        )
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        head = _Head(inputs, weight, bias, chunk)
+        full = torch.promote_types(inputs.dtype, torch.float32)
+        logprobs, entropies, norms = (inputs.new_zeros(len(inputs), dtype=full) for _ in range(3))
+        keep = any(ctx.needs_input_grad) and head.bytes <= KEPT
+        kept: list[Tensor] = []
+        for start in range(0, len(inputs), chunk):
+            logits = head.logits(start)
+            if keep:
+                kept.append(logits)
+            for rows, block in _row_blocks(logits, start, temperature):
+                most = block.amax(dim=-1)
+                block -= most[:, None]
+                logprobs[rows] = block.gather(1, targets[rows, None]).squeeze(1)
+                weights = block.exp() if with_entropy else block.exp_()
+                total = weights.sum(dim=-1)
+                if with_entropy:
+                    # A forbidden word has weight 0 and a logit of -inf.
+                    entropies[rows] = total.log() - weights.mul_(block.clamp_(min=-1e30)).sum(dim=-1) / total
+                logprobs[rows] -= total.log()
+                norms[rows] = most + total.log()
+        ctx.save_for_backward(inputs, weight, bias, targets, norms, entropies)
+        ctx.kept, ctx.options = kept, (temperature, chunk, with_entropy)
+        return logprobs, entropies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        logits, targets = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        pieces = (
-            tensor.split(ctx.chunk) for tensor in (logits, targets, grad_outputs[0] / ctx.temperature, grad_logits)
-        )
-        for block, target, grad, grad_block in zip(*pieces, strict=True):
-            # d log p[target] / d logits = onehot(target) - p
-            gradient = torch.softmax(_tempered(block, ctx.temperature), dim=-1).mul_(-grad[:, None])
-            gradient.scatter_add_(1, target[:, None], grad[:, None])
-            grad_block.copy_(gradient.masked_fill_(grad[:, None] == 0, 0.0))
-        return grad_logits, None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, weight, bias, targets, norms, entropies = ctx.saved_tensors
+        temperature, chunk, with_entropy = ctx.options
+        of_logprobs, of_entropies = grad_outputs
+        head = _Head(inputs, weight, bias, chunk)
+        gradients = _Gradients(inputs, weight, bias, ctx.needs_input_grad)
+        for start in range(0, len(inputs), chunk):
+            logits = ctx.kept[start // chunk] if ctx.kept else head.logits(start)
+            towards = torch.empty_like(logits)
+            for rows, block in _row_blocks(logits, start, temperature):
+                block -= norms[rows, None]
+                weights, silent = block.exp(), of_logprobs[rows] == 0
+                gradient = weights * -of_logprobs[rows, None]
+                if with_entropy:
+                    # d H / d logits = -p * (log p + H)
+                    silent &= of_entropies[rows] == 0
+                    surprise = block.clamp_(min=-1e30).add_(entropies[rows, None])
+                    gradient -= weights.mul_(surprise).mul_(of_entropies[rows, None])
+                # d log p[target] / d logits = onehot(target) - p
+                gradient.scatter_add_(1, targets[rows, None], of_logprobs[rows, None]).div_(temperature)
+                towards[rows.start - start : rows.stop - start] = gradient.masked_fill_(silent[:, None], 0.0)
+            gradients.add(start, towards, head.weight)
+        return gradients.inputs, gradients.weight, gradients.bias, None, None, None, None
 
 
-class _Entropy(torch.autograd.Function):
-    """As :class:`_GatherLogprobs`: logits are kept, the softmax is not."""
+class _Head:
+    """Logits in chunks: of a linear layer, or given."""
 
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, temperature: float, chunk: int) -> Tensor:
-        ctx.save_for_backward(logits)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        return torch.cat([_surprises(block, temperature)[1].sum(dim=-1) for block in logits.split(chunk)])
+    def __init__(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, chunk: int) -> None:
+        self.inputs, self.chunk = inputs, chunk
+        self.weight = None if weight is None else weight.to(inputs.dtype)
+        self.bias = None if bias is None else bias.to(inputs.dtype)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (logits,) = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        pieces = (tensor.split(ctx.chunk) for tensor in (logits, grad_outputs[0] / ctx.temperature, grad_logits))
-        for block, grad, grad_block in zip(*pieces, strict=True):
-            # d H / d logits = -p * (log p + H)
-            p, gradient = _surprises(block, ctx.temperature)
-            gradient.addcmul_(p, gradient.sum(dim=-1, keepdim=True), value=-1.0).mul_(grad[:, None])
-            grad_block.copy_(gradient.masked_fill_(grad[:, None] == 0, 0.0))
-        return grad_logits, None, None
+    @property
+    def bytes(self) -> int:
+        """Of all logits that are not given."""
+        return 0 if self.weight is None else len(self.inputs) * len(self.weight) * self.inputs.element_size()
+
+    def logits(self, start: int) -> Tensor:
+        """Of the rows from ``start`` on."""
+        some = self.inputs[start : start + self.chunk]
+        return some if self.weight is None else F.linear(some, self.weight, self.bias)
 
 
-def _surprises(block: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The probabilities p of each row and ``-p * log p``, which is 0 for a forbidden word."""
-    p = torch.softmax(_tempered(block, temperature), dim=-1)
-    return p, torch.special.entr(p)
+class _Gradients:
+    """What flows back from the logits, chunk by chunk; sums over rows are fp32."""
+
+    def __init__(self, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, needed: tuple[bool, ...]) -> None:
+        self.rows = inputs
+        self.inputs = torch.empty_like(inputs) if needed[0] else None
+        self.weight = torch.zeros_like(weight) if weight is not None and needed[1] else None
+        self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
+
+    def add(self, start: int, towards: Tensor, weight: Tensor | None) -> None:
+        """What the logits of the rows from ``start`` on send back."""
+        rows = slice(start, start + len(towards))
+        if self.inputs is not None:
+            self.inputs[rows] = towards if weight is None else towards @ weight
+        if self.bias is not None:
+            self.bias += towards.sum(dim=0, dtype=torch.float32)
+        if self.weight is not None:
+            for first in range(0, len(self.weight), WORDS):
+                words = slice(first, first + WORDS)
+                self.weight[words] += towards[:, words].T @ self.rows[rows]
 
 
-def _targets(tokens: Tensor, mask: Tensor) -> Tensor:
+def _row_blocks(logits: Tensor, start: int, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """Fp32 copies of a few rows at a time, which stay in the processor's cache, with their place among all rows."""
+    for first in range(0, len(logits), ROWS):
+        block = logits[first : first + ROWS].to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+        yield slice(start + first, start + first + len(block)), block if temperature == 1.0 else block.div_(temperature)
+
+
+def targets_of(tokens: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Int[Tensor, " N"]:
+    """The masked tokens, row by row."""
     return tokens[:, 1:][mask[:, 1:]]
 
 
-def _placed(values: Tensor, mask: Tensor) -> Tensor:
+def placed(values: Float[Tensor, " N"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B S"]:
     """``values`` of the masked tokens, row by row, at their places in (B, S); 0 elsewhere."""
     later = mask[:, 1:]
     return F.pad(torch.zeros_like(later, dtype=values.dtype).masked_scatter(later, values), (1, 0))
-
-
-def _tempered(block: Tensor, temperature: float) -> Tensor:
-    block = full_precision(block)
-    return block if temperature == 1.0 else block / temperature
 
 
 def _check_temperature(temperature: float) -> None:

@@ -31,6 +31,9 @@ class PrmConfig:
     """Frozen start of the policy, frozen start of the PRM itself, or the policy that sampled the rollouts."""
     reference_path: str = ""
     """Weights of the frozen reference where it is neither: the model that an offline PRM was trained against."""
+    top_layers: int = 0
+    """The PRM learns only so many of its last decoder layers and its last norm, and computes the rest once with its
+    reference; 0 learns all."""
     beta: float = 0.05
     """Scale of the log-ratios in the cross-entropy, and in the reward where the semantics has one."""
     granularity: Literal["token", "step", "whole"] = "token"
@@ -64,7 +67,7 @@ class PrmConfig:
         require(self.lr > 0, f"prm.lr: expected above 0, got {self.lr}. To freeze the PRM set prm.update = 'none'.")
         above_zero(self, "prm", "beta", "max_grad_norm")
         at_least(1, self, "prm", "minibatch")
-        at_least(0, self, "prm", "lr_warmup", "warmup_steps", "weight_decay", "ema")
+        at_least(0, self, "prm", "lr_warmup", "warmup_steps", "weight_decay", "ema", "top_layers")
         require(self.ema < 1, f"prm.ema: expected 0 to below 1, got {self.ema}; 1 would never learn.")
         share(self, "prm", "label_smoothing")
         if self.granularity != "step":
@@ -82,9 +85,14 @@ class PrmConfig:
             "prm.reference: 'own' is the PRM's own start, which without prm.path is the policy's; set prm.path or "
             "leave it at 'initial'.",
         )
+        require(
+            self.reference != "policy" or self.top_layers == 0,
+            "prm.top_layers: a PRM that learns its last layers alone shares the others with a frozen reference, and "
+            "prm.reference = 'policy' has none; leave it at 0 or choose 'initial'.",
+        )
         if self.enabled and self.update == "none":
             learning = ("lr", "lr_warmup", "warmup_steps", "minibatch", "weight_decay", "max_grad_norm")
-            learning += ("loss", "label_smoothing", "ema")
+            learning += ("loss", "label_smoothing", "ema", "top_layers")
             unread(self, "prm", *learning, cause="with prm.update = 'none'")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from credo.config.checks import at_least, require, unread
+from credo.config.checks import above_zero, at_least, require, unread
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -42,8 +42,36 @@ class ModelConfig:
 
     path: str
     """A Hugging Face folder or hub id, a .gguf file, or `package:NAME` for the .gguf file inside a Python package."""
-    compute: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the forward and backward passes; weights, losses and advantages stay fp32."""
+    compute: Literal["fp32", "bf16", "auto"] = "fp32"
+    """Precision of the forward and backward passes; weights, losses and advantages stay fp32. auto takes bf16 where it
+    is measured to be faster, once: the run's own `config.toml` says which, and a resumed run keeps to it."""
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """`compute`, after the choice that auto stands for."""
+        assert self.compute != "auto", "chosen before a run is assembled"
+        return self.compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Policy and PRM as low-rank adapters on the frozen start of the policy, which is the reference; needs the extra
+    `lora`. Their learning rates are usually ten times those of full fine-tuning."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 32.0
+    """What an adapter adds is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Linear layers that have adapters, as PEFT names them: `q_proj`, `v_proj` ..; all-linear takes every one but the
+    output layer."""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "lora", "rank")
+        above_zero(self, "lora", "alpha")
+        require(len(self.targets) > 0, "lora.targets: no layer given; name some or all-linear.")
+        if self.rank == 0:
+            unread(self, "lora", "alpha", "targets", cause="with lora.rank = 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +107,9 @@ class TrainingConfig:
 
     tokens_per_microbatch: int = 8192
     """Tokens, padding included, of one forward and backward pass."""
+    gradient_checkpointing: bool = False
+    """Policy and PRM keep the inputs of layers alone and compute the rest again in the backward pass: less memory, more
+    time."""
     max_nonfinite_steps: int = 3
     """Optimiser steps skipped for a non-finite loss, log-ratio or gradient before the run stops."""
 

@@ -18,6 +18,7 @@ from credo.config.running import (
     CheckpointConfig,
     EvaluationConfig,
     InstrumentsConfig,
+    LoraConfig,
     ModelConfig,
     RunConfig,
     TrainingConfig,
@@ -32,6 +33,7 @@ class TrainConfig:
     run: RunConfig
     model: ModelConfig
     data: DataConfig
+    lora: LoraConfig = field(default_factory=LoraConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
@@ -50,6 +52,8 @@ class TrainConfig:
             self._check_prm()
         else:
             self._check_outcome_only()
+        if self.lora.rank > 0:
+            self._check_lora()
         if self.advantage.estimator != "gae":
             cause = f"with advantage.estimator = '{self.advantage.estimator}'"
             unread(self.critic, "critic", "lr", "warmup_steps", "clip", cause=cause)
@@ -101,9 +105,15 @@ class TrainConfig:
             advantage.process_coef > 0,
             "advantage.process_coef: 0 trains a PRM that nobody reads; set prm.enabled = false for outcome-only RLOO.",
         )
-        same = prm.path in ("", self.model.path) and prm.reference == "initial" and not prm.reference_path
+        start, base = prm.path or self.model.path, prm.reference_path or self.model.path
+        same = prm.reference == "own" or (prm.reference == "initial" and start == base)
         require(
-            not (prm.update == "none" and (same or prm.reference == "own")),
+            prm.top_layers == 0 or same,
+            f"prm.top_layers: PRM and reference share the layers that do not learn, but the PRM starts from '{start}' "
+            f"and its reference is '{base}'; let both start from one model, or leave prm.top_layers at 0.",
+        )
+        require(
+            not (prm.update == "none" and same),
             "prm.update: 'none' keeps this PRM equal to its reference and every process reward 0; set prm.path to a "
             "trained PRM and prm.reference to another model, or let it learn.",
         )
@@ -123,9 +133,37 @@ class TrainConfig:
         )
         if advantage.estimator in VALUE_ESTIMATORS:
             unread(prm, "prm", "granularity", cause=f"with advantage.estimator = '{advantage.estimator}'")
+        cuts = " and ".join(f"{name} = {value}" for name, value in self.rollout.cuts.items())
         require(
-            not (advantage.baseline == "expected" and self.rollout.top_p < 1),
-            "advantage.baseline: 'expected' averages over the policy's whole distribution; set rollout.top_p = 1.",
+            not (advantage.baseline == "expected" and cuts),
+            f"advantage.baseline: 'expected' averages over the policy's whole distribution, but with {cuts} some "
+            "tokens are never drawn; leave that out or choose another baseline.",
+        )
+
+    def _check_lora(self) -> None:
+        prm, start = self.prm, ("", self.model.path)
+        require(
+            not (prm.enabled and (prm.path not in start or prm.reference_path not in start)),
+            "prm.path, prm.reference_path: with lora.rank above 0 policy, PRM and reference share the weights of "
+            "model.path; leave these empty or set lora.rank = 0.",
+        )
+        require(
+            not (prm.enabled and prm.ema > 0),
+            "prm.ema: with lora.rank above 0 it would average the factors of an adapter, whose product is then no "
+            "average; set it to 0.",
+        )
+        require(
+            not (prm.enabled and prm.top_layers > 0),
+            "prm.top_layers: with lora.rank above 0 no whole layer learns; set one of the two to 0.",
+        )
+        require(
+            self.advantage.estimator != "gae",
+            "advantage.estimator: the critic of 'gae' trains a copy of all weights, which is what lora.rank above 0 "
+            "does without; choose another estimator or set lora.rank = 0.",
+        )
+        require(
+            self.rollout.engine == "torch",
+            "rollout.engine: 'vllm' is not told of adapters yet; with lora.rank above 0 leave it at 'torch'.",
         )
 
     @property

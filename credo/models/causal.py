@@ -6,25 +6,40 @@ alone. Dropout is always off. This module knows nothing of rewards or optimisers
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from credo.algo.logprobs import logprobs_and_entropies_at, logprobs_at, predicting_positions
+from credo.algo.logprobs import (
+    linear_logprobs,
+    logprobs_and_entropies_at,
+    logprobs_at,
+    placed,
+    predicting_positions,
+    targets_of,
+)
 from credo.config import ArchitectureConfig
 from credo.data.batching import micro_batches, rows_of
+from credo.models.packing import Packing, pack, packed_attention
 from credo.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from credo.models.trunk import Below, Trunk
+
 Compute = Literal["fp32", "bf16"]
+PACKED = frozenset(("gemma", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"))
+"""Model types of transformers with plain attention and nothing after their last linear layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +136,7 @@ def predicting_logits(
     mask: Bool[Tensor, "B S"],
     compute: Compute,
 ) -> tuple[Int[Tensor, " P"], Float[Tensor, "B P V"]]:
-    """The one forward pass: the positions that predict a response token of any row, and their logits."""
+    """The positions that predict a response token of any row, and their logits."""
     device = next(model.parameters()).device
     positions = predicting_positions(mask).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bf16"):
@@ -139,11 +154,10 @@ def response_logprobs(
     *,
     temperature: float = 1.0,
     compute: Compute = "fp32",
+    below: Below | None = None,
 ) -> Float[Tensor, "B S"]:
-    """Log-prob of every response token in fp32, 0 off the mask. Logits are made only where they are needed."""
-    positions, logits = predicting_logits(model, tokens, attention, mask, compute)
-    device = logits.device
-    return logprobs_at(positions, logits, tokens.to(device), mask.to(device), temperature=temperature)
+    """Log-prob of every response token in fp32, 0 off the mask; ``below`` spares the lower layers."""
+    return _response_logprobs(model, tokens, attention, mask, temperature, compute, below, with_entropy=False)[0]
 
 
 def response_logprobs_and_entropies(
@@ -156,21 +170,77 @@ def response_logprobs_and_entropies(
     compute: Compute = "fp32",
 ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
     """:func:`response_logprobs`, and the entropy of what each response token was drawn from, of one forward pass."""
-    positions, logits = predicting_logits(model, tokens, attention, mask, compute)
-    device = logits.device
-    return logprobs_and_entropies_at(positions, logits, tokens.to(device), mask.to(device), temperature=temperature)
+    return _response_logprobs(model, tokens, attention, mask, temperature, compute, None, with_entropy=True)
+
+
+def _response_logprobs(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    attention: Tensor,
+    mask: Tensor,
+    temperature: float,
+    compute: Compute,
+    below: Below | None,
+    *,
+    with_entropy: bool,
+) -> tuple[Tensor, Tensor]:
+    """The one forward pass. Rows are packed, and logits made in parts, where the model's kind allows it."""
+    device = next(model.parameters()).device
+    if model.config.model_type not in PACKED:
+        positions, logits = predicting_logits(model, tokens, attention, mask, compute)
+        found = logprobs_and_entropies_at if with_entropy else logprobs_at
+        values = found(positions, logits, tokens.to(device), mask.to(device), temperature=temperature)
+        return values if isinstance(values, tuple) else (values, torch.zeros_like(values))
+    packing = pack(tokens, attention, mask).to(device)
+    targets, mask = targets_of(tokens, mask).to(device), mask.to(device)
+    head: Any = model.get_output_embeddings()
+    if below is None:
+        hidden = packed_hidden(model.get_decoder(), packing, compute)
+    else:
+        hidden = below.hidden(model, packing, compute)
+    values = linear_logprobs(
+        hidden[packing.predicting].to(torch.bfloat16 if compute == "bf16" else hidden.dtype),
+        head.weight,
+        head.bias,
+        targets,
+        temperature=temperature,
+        with_entropy=with_entropy,
+    )
+    return placed(values[0], mask), placed(values[1], mask)
+
+
+def packed_hidden(
+    decoder: nn.Module, packing: Packing, compute: Compute, inputs: Float[Tensor, "T E"] | None = None
+) -> Float[Tensor, "T E"]:
+    """What ``decoder`` makes of the packed tokens, or of ``inputs`` in place of their embeddings."""
+    start = {"input_ids": packing.tokens} if inputs is None else {"inputs_embeds": inputs}
+    device = packing.tokens.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bf16"), packed_attention(decoder):
+        return decoder(
+            **{name: value.unsqueeze(0) for name, value in start.items()},
+            position_ids=packing.positions.unsqueeze(0),
+            use_cache=False,
+            packing=packing,
+        ).last_hidden_state[0]
 
 
 @torch.no_grad()
 def batch_logprobs(
-    model: PreTrainedModel, batch: Batch, *, token_budget: int, temperature: float = 1.0, compute: Compute = "fp32"
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    token_budget: int,
+    temperature: float = 1.0,
+    compute: Compute = "fp32",
+    trunk: Trunk | None = None,
 ) -> Float[Tensor, "B S"]:
     """:func:`response_logprobs` of a whole batch without gradient, in micro-batches; the result is on the CPU."""
     logprobs = torch.zeros(batch.tokens.shape)
     for rows in micro_batches(batch.attention.sum(dim=1), token_budget):
         part = rows_of(batch, rows)
+        below = None if trunk is None else trunk.rows(batch, rows)
         values = response_logprobs(
-            model, part.tokens, part.attention, part.mask, temperature=temperature, compute=compute
+            model, part.tokens, part.attention, part.mask, temperature=temperature, compute=compute, below=below
         )
         logprobs[rows, : values.shape[1]] = values.cpu()
     return logprobs
@@ -179,6 +249,39 @@ def batch_logprobs(
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The parameters of ``model`` by name, shared ones once."""
     yield from model.named_parameters()
+
+
+def fingerprint(start: CausalModel) -> str:
+    """SHA-256 over every weight, so that a resumed run notices another model at the same path."""
+    digest = hashlib.sha256()
+    for _, weight in start.model.named_parameters():
+        digest.update(weight.detach().cpu().contiguous().view(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """From now on a layer keeps its input alone and is computed again in the backward pass (gradient checkpointing).
+
+    Activations shrink to one layer's, for about a third more computation. Raises ValueError for a model whose layers
+    transformers cannot recompute.
+    """
+    from torch.utils.checkpoint import checkpoint
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} cannot recompute its layers; leave training.gradient_checkpointing off."
+        )
+    options = {}
+    if model.config.model_type in PACKED:
+        options["context_fn"] = lambda: (nullcontext(), packed_attention(model.get_decoder()))
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        again: Any = partial(checkpoint, use_reentrant=False, **options)
+        layer._gradient_checkpointing_func = again
+        # transformers recomputes in training mode alone; what is in the layer, such as dropout, stays out of it.
+        layer.training = True
 
 
 def quiet_transformers() -> None:

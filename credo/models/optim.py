@@ -80,9 +80,18 @@ class Optimizer:
         return {"steps": self.steps, "adamw": self.adamw.state_dict()}
 
     def restore(self, state: dict[str, object]) -> None:
-        """Steps and moments as they were when ``state`` was taken; learning rate and weight decay stay this run's."""
+        """Steps and moments as they were when ``state`` was taken; learning rate and weight decay stay this run's.
+
+        Raises ValueError if they are of another number of weights.
+        """
         self.steps = state["steps"]  # pyright: ignore[reportAttributeAccessIssue]
-        self.adamw.load_state_dict(state["adamw"])  # pyright: ignore[reportArgumentType]
+        try:
+            self.adamw.load_state_dict(state["adamw"])  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            raise ValueError(
+                "The checkpoint was saved by an optimiser of other weights than this run's; resume with the same "
+                "prm.top_layers and lora.targets."
+            ) from error
         for group in self.adamw.param_groups:
             group["weight_decay"] = self.weight_decay
 

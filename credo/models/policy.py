@@ -35,17 +35,18 @@ class Lesson:
 
     batch: Batch
     advantages: Float[Tensor, "B S"]
-    old_logprobs: Float[Tensor, "B S"]
+    old_logprobs: Float[Tensor, "B S"] | None
+    """None if the weights are still those of the old policy: then the pass that learns finds them."""
     reference_logprobs: Float[Tensor, "B S"] | None
 
     def rows(self, indices: Tensor) -> Lesson:
         """The rows ``indices`` in that order, as :func:`rows_of` has them."""
         batch = rows_of(self.batch, indices)
-        width, reference = batch.tokens.shape[1], self.reference_logprobs
+        width, old, reference = batch.tokens.shape[1], self.old_logprobs, self.reference_logprobs
         return Lesson(
             batch=batch,
             advantages=self.advantages[indices, :width],
-            old_logprobs=self.old_logprobs[indices, :width],
+            old_logprobs=None if old is None else old[indices, :width],
             reference_logprobs=None if reference is None else reference[indices, :width],
         )
 
@@ -95,32 +96,46 @@ class Policy:
             self.model, batch, token_budget=self.token_budget, temperature=temperature, compute=self.compute
         )
 
+    def old_logprobs(self, batch: Batch) -> Float[Tensor, "B S"] | None:
+        """Log-probs at the sampling temperature before :meth:`update`; None if its own pass will find the same.
+
+        That is so where one optimiser step takes the whole batch: it is exactly on-policy.
+        """
+        if len(batch) <= self.config.minibatch:
+            return None
+        return self.logprobs(batch, temperature=self.temperature)
+
     def update(
         self,
         batch: Batch,
         advantages: Float[Tensor, "B S"],
-        old_logprobs: Float[Tensor, "B S"],
+        old_logprobs: Float[Tensor, "B S"] | None,
         reference_logprobs: Float[Tensor, "B S"] | None = None,
-    ) -> dict[str, float]:
-        """Writes theta: one pass over the batch in shuffled mini-batches; returns metrics.
+    ) -> tuple[Float[Tensor, "B S"], dict[str, float]]:
+        """Writes theta: one pass over the batch in shuffled mini-batches; returns old log-probs and metrics.
 
-        Log-probs are at the sampling temperature. Those of the reference are needed if ``kl_coef`` is above 0.
+        Log-probs are at the sampling temperature, the old ones those of :meth:`old_logprobs`. Those of the reference
+        are needed if ``kl_coef`` is above 0.
         """
         assert self.config.kl_coef == 0 or reference_logprobs is not None, "the KL term needs the reference"
+        assert old_logprobs is not None or len(batch) <= self.config.minibatch, "later mini-batches are off-policy"
         lesson = Lesson(
             batch=batch, advantages=advantages, old_logprobs=old_logprobs, reference_logprobs=reference_logprobs
         )
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.version))
         order = torch.randperm(len(batch), generator=generator)
         metrics: list[dict[str, float]] = []
-        steps = []
+        steps, old = [], torch.zeros_like(advantages)
         for rows in order.split(self.config.minibatch):
             part = lesson.rows(rows)
             step, findings = self._step(part)
             steps.append(step)
-            metrics.append(_measures(part, findings, self.config))
+            before = findings.logprobs if part.old_logprobs is None else part.old_logprobs
+            old[rows, : before.shape[1]] = before
+            metrics.append(_measures(part, before, findings, self.config))
         means = {key: sum(part[key] for part in metrics) / len(steps) for key in metrics[0]}
-        return step_metrics(steps, "policy") | means | {"policy/lr": self.optimizer.adamw.param_groups[0]["lr"]}
+        rate = {"policy/lr": self.optimizer.adamw.param_groups[0]["lr"]}
+        return old, step_metrics(steps, "policy") | means | rate
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters by name, for the rollout engine."""
@@ -149,10 +164,11 @@ class Policy:
         """The whole loss of each token: surrogate, weighted by importance, plus KL, minus entropy."""
         config, mask = self.config, lesson.batch.mask
         logprobs, entropies = self._forward(lesson.batch)
+        old = logprobs.detach() if lesson.old_logprobs is None else lesson.old_logprobs
         surrogate = policy_losses(
             config.loss,
             logprobs,
-            lesson.old_logprobs,
+            old,
             lesson.advantages,
             mask,
             clip_low=config.clip_low,
@@ -161,7 +177,7 @@ class Policy:
         )
         losses = surrogate.losses
         if config.importance_cap > 0:
-            losses = losses * _importance(lesson, config)
+            losses = losses * _importance(lesson.batch, old, config)
         if lesson.reference_logprobs is not None and config.kl_coef > 0:
             losses = losses + config.kl_coef * kl_penalty(logprobs, lesson.reference_logprobs, mask, config.kl)
         if config.entropy_coef > 0:
@@ -181,24 +197,23 @@ class Policy:
         return logprobs, torch.zeros_like(logprobs)
 
 
-def _importance(lesson: Lesson, config: PolicyConfig) -> Tensor:
-    batch = lesson.batch
-    return importance_weights(lesson.old_logprobs, batch.sampling_logprobs, batch.mask, config.importance_cap)
+def _importance(batch: Batch, old_logprobs: Tensor, config: PolicyConfig) -> Tensor:
+    return importance_weights(old_logprobs, batch.sampling_logprobs, batch.mask, config.importance_cap)
 
 
-def _measures(lesson: Lesson, found: Findings, config: PolicyConfig) -> dict[str, float]:
+def _measures(lesson: Lesson, old_logprobs: Tensor, found: Findings, config: PolicyConfig) -> dict[str, float]:
     """What one optimiser step says of itself, as means over its response tokens."""
     mask = lesson.batch.mask
-    entropies = found.entropies if config.entropy_coef > 0 else -lesson.old_logprobs
+    entropies = found.entropies if config.entropy_coef > 0 else -old_logprobs
     measures = {
         "policy/clip_fraction": masked_mean(found.clipped.float(), mask).item(),
-        "policy/kl_to_old": approx_kl(found.logprobs, lesson.old_logprobs, mask).item(),
+        "policy/kl_to_old": approx_kl(found.logprobs, old_logprobs, mask).item(),
         "policy/entropy": masked_mean(entropies, mask).item(),
     }
     if lesson.reference_logprobs is not None and config.kl_coef > 0:
         measures["policy/kl_to_reference"] = approx_kl(lesson.reference_logprobs, found.logprobs, mask).item()
     if config.importance_cap > 0:
-        importance = _importance(lesson, config)
+        importance = _importance(lesson.batch, old_logprobs, config)
         capped = (importance >= config.importance_cap).float()
         measures["policy/importance_weight"] = masked_mean(importance, mask).item()
         measures["policy/importance_capped"] = masked_mean(capped, mask).item()

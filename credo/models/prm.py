@@ -18,6 +18,7 @@ from credo.config import PrmConfig
 from credo.data.batching import rows_of
 from credo.models.causal import Compute, batch_logprobs, response_logprobs
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
+from credo.models.trunk import Trunk, with_own_top
 from credo.types import Batch
 
 if TYPE_CHECKING:
@@ -25,10 +26,21 @@ if TYPE_CHECKING:
 
 
 class Prm:
-    """A language model read as a reward: q = log pi_phi - log pi_ref (paper, Eq. 3)."""
+    """A language model read as a reward: q = log pi_phi - log pi_ref (paper, Eq. 3).
 
-    def __init__(self, model: PreTrainedModel, config: PrmConfig, *, token_budget: int, compute: Compute) -> None:
-        self.model, self.config = model, config
+    ``trunk``, if given, is its lower layers, which are frozen and its reference's too.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: PrmConfig,
+        *,
+        token_budget: int,
+        compute: Compute,
+        trunk: Trunk | None = None,
+    ) -> None:
+        self.model, self.config, self.trunk = model, config, trunk
         self.token_budget = token_budget
         self.compute: Compute = compute
         self.optimizer = Optimizer(
@@ -41,7 +53,8 @@ class Prm:
         self.average: PreTrainedModel | None = None
         """The exponential average of the weights that ``score`` reads, where ``config.ema`` asks for one."""
         if config.ema > 0:
-            self.average = copy.deepcopy(model).requires_grad_(False)
+            average = copy.deepcopy(model) if trunk is None else with_own_top(model, trunk.layers)
+            self.average = average.requires_grad_(False)
 
     @property
     def scorer(self) -> PreTrainedModel:
@@ -50,8 +63,14 @@ class Prm:
 
     def score(self, batch: Batch, reference_logprobs: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """The log-ratio q of every response token, 0 off the mask; by the average weights if there are any."""
-        logprobs = batch_logprobs(self.scorer, batch, token_budget=self.token_budget, compute=self.compute)
+        logprobs = batch_logprobs(
+            self.scorer, batch, token_budget=self.token_budget, compute=self.compute, trunk=self.trunk
+        )
         return torch.where(batch.mask, logprobs - reference_logprobs, 0.0)
+
+    def learns_at_once(self, batch: Batch) -> bool:
+        """Whether the log-ratios that :meth:`update` meets are those that :meth:`score` would have given before it."""
+        return len(batch) <= self.config.minibatch and self.config.loss == "ce" and self.average is None
 
     def update(
         self,
@@ -87,7 +106,10 @@ class Prm:
             here = rows[positions]
             part = rows_of(batch, here)
             width = part.tokens.shape[1]
-            logprobs = response_logprobs(self.model, part.tokens, part.attention, part.mask, compute=self.compute).cpu()
+            below = None if self.trunk is None else self.trunk.rows(batch, here)
+            logprobs = response_logprobs(
+                self.model, part.tokens, part.attention, part.mask, compute=self.compute, below=below
+            ).cpu()
             ratios = logprobs - reference_logprobs[here, :width]
             log_ratios[here, :width] = zero_off(ratios.detach(), part.mask)
             return prm_loss(
@@ -111,4 +133,5 @@ class Prm:
         """Moves the average weights towards the new ones; buffers do not learn, so they stay."""
         if self.average is not None:
             for average, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                average.lerp_(weight, 1 - self.config.ema)
+                if average is not weight:
+                    average.lerp_(weight, 1 - self.config.ema)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo.models.causal import Compute, batch_logprobs
+from credo.models.trunk import Trunk
 from credo.types import Batch
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """A model that is never trained."""
+    """A model that is never trained. ``trunk``, if given, is its own lower layers."""
 
-    def __init__(self, model: PreTrainedModel, *, token_budget: int, compute: Compute) -> None:
-        self.model = model.requires_grad_(False)
+    def __init__(
+        self, model: PreTrainedModel, *, token_budget: int, compute: Compute, trunk: Trunk | None = None
+    ) -> None:
+        self.model, self.trunk = model.requires_grad_(False), trunk
         self.token_budget = token_budget
         self.compute: Compute = compute
         self._last: tuple[Batch, float, Tensor] | None = None
@@ -33,7 +36,12 @@ class Reference:
         """
         if self._last is None or self._last[0] is not batch or self._last[1] != temperature:
             logprobs = batch_logprobs(
-                self.model, batch, token_budget=self.token_budget, temperature=temperature, compute=self.compute
+                self.model,
+                batch,
+                token_budget=self.token_budget,
+                temperature=temperature,
+                compute=self.compute,
+                trunk=self.trunk,
             )
             self._last = batch, temperature, logprobs
         return self._last[2]

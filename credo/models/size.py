@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from credo.models.causal import quiet_transformers, resolve_path
+from credo.models.causal import PACKED, quiet_transformers, resolve_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +28,27 @@ class ModelSize:
     vocabulary: int | None = None
     positions: int | None = None
     """The longest sequence it was made for."""
+    width: int | None = None
+    linear: int | None = None
+    """Parameters of the linear layers below the output layer, biases among them."""
+    adapter: int | None = None
+    """Parameters of an adapter of rank 1 on each of these layers."""
+    tops: tuple[int, ...] = ()
+    """Parameters of the last norm with so many of the last decoder layers, by their number."""
 
     @property
     def words(self) -> str:
         """For the reader: how many parameters, and how that is known."""
         known = self.parameters is not None
         return f"{self.parameters:,} parameters ({self.source})" if known else f"unknown size ({self.source})"
+
+    def divided(self, layers: int) -> tuple[int | None, int | None]:
+        """Parameters of the last ``layers`` layers with the last norm, and of the rest; 0 layers stand for all."""
+        if layers == 0:
+            return self.parameters, 0
+        if self.parameters is None or layers >= len(self.tops):
+            return None, None
+        return self.tops[layers], self.parameters - self.tops[layers]
 
 
 def model_size(path: str) -> ModelSize:
@@ -74,6 +91,7 @@ def _measured(model: Any) -> ModelSize:
     settings = model.config.get_text_config()
     heads = getattr(settings, "num_attention_heads", None)
     layers, width = getattr(settings, "num_hidden_layers", None), getattr(settings, "hidden_size", None)
+    linear = [part for part in model.modules() if type(part) is nn.Linear and part is not model.get_output_embeddings()]
     cached = None
     if heads and layers and width:
         cached_heads = getattr(settings, "num_key_value_heads", None) or heads
@@ -85,7 +103,18 @@ def _measured(model: Any) -> ModelSize:
         cached=cached,
         vocabulary=getattr(settings, "vocab_size", None),
         positions=getattr(settings, "max_position_embeddings", None),
+        width=width,
+        linear=sum(_count(layer) for layer in linear),
+        adapter=sum(layer.in_features + layer.out_features for layer in linear),
+        tops=_tops(model),
     )
+
+
+def _tops(model: Any) -> tuple[int, ...]:
+    if model.config.model_type not in PACKED:
+        return ()
+    decoder = model.get_decoder()
+    return tuple(accumulate(_count(part) for part in (decoder.norm, *reversed(decoder.layers))))
 
 
 def _guessed(path: str) -> ModelSize:

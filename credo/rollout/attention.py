@@ -44,21 +44,21 @@ def register() -> None:
 
 def attend_past_hidden(
     query: Float[Tensor, "N R D"],
-    keys: Float[Tensor, "N D T"],
+    keys: Float[Tensor, "N T D"],
     values: Float[Tensor, "N T D"],
     hidden: Bool[Tensor, "#N #R T"],
     *,
     scaling: float,
     softcap: float | None,
 ) -> Float[Tensor, "N R D"]:
-    """Softmax attention of every query row to the keys that are not ``hidden`` from it, the softmax in fp32.
+    """Softmax attention of every query row to the keys that are not ``hidden`` from it.
 
-    Keys lie with their dimension before their position, and heads that share keys are rows of one product: on a CPU
-    both make these products several times faster than one attention call per query.
+    Heads that share keys are rows of one product: on a CPU several times faster than one attention call per query.
+    So is reading the keys as they lie, as the left factor.
     """
-    scores = torch.bmm(query, keys).float() * scaling
+    scores = torch.bmm(keys, (query * scaling).transpose(1, 2)).transpose(1, 2)
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        scores = torch.tanh(scores.float() / softcap) * softcap
     weights = scores.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
     return torch.bmm(weights.to(values.dtype), values)
 
@@ -83,7 +83,7 @@ def attend_causally(
     if window is not None:
         hidden |= index <= index.unsqueeze(1) - window
     attended = attend_past_hidden(
-        grouped, key.transpose(1, 2), value, hidden.repeat(shared, 1).unsqueeze(0), scaling=scaling, softcap=softcap
+        grouped, key, value, hidden.repeat(shared, 1).unsqueeze(0), scaling=scaling, softcap=softcap
     )
     return attended.reshape(heads, length, value.shape[-1])
 

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from credo.rollout.attention import attend_causally, attend_past_hidden
 
-BLOCK = 64
+BLOCK = 32
 """Positions are read and allocated in blocks, so that shapes change seldom: matrix kernels are made for a shape."""
+
+FIRST = 512
+"""Positions allocated at first, if a sequence may grow so long."""
 
 
 class PackedPrompts:
@@ -26,8 +29,8 @@ class PackedPrompts:
         for prompt in prompts:
             start = self.spans[-1][1] if self.spans else 0
             self.spans.append((start, start + len(prompt)))
-        self.keys: dict[int, Float[Tensor, "K S D"]] = {}
-        self.values: dict[int, Float[Tensor, "K S D"]] = {}
+        self.stored: dict[int, Float[Tensor, "2 K S D"]] = {}
+        """Keys and values of each layer."""
 
     def attend(
         self,
@@ -42,7 +45,7 @@ class PackedPrompts:
     ) -> Float[Tensor, "1 H S D"]:
         """Every prompt to itself; keeps its keys and values."""
         queries, keys, values = (part[0].to(self.dtype) for part in (query, key, value))
-        self.keys[layer], self.values[layer] = keys, values
+        self.stored[layer] = torch.stack((keys, values))
         parts = [
             attend_causally(
                 queries[:, start:end],
@@ -58,12 +61,15 @@ class PackedPrompts:
 
 
 class SlotCache:
-    """Up to ``slots`` sequences, each from position 0 of its slot on, so that nothing is padded or shifted."""
+    """Up to ``slots`` sequences of up to ``longest`` positions, each from position 0 of its slot on.
 
-    def __init__(self, slots: int) -> None:
-        self.slots, self.capacity = slots, 0
-        self.keys: dict[int, Float[Tensor, "N K D T"]] = {}
-        self.values: dict[int, Float[Tensor, "N K T D"]] = {}
+    So nothing is padded or shifted.
+    """
+
+    def __init__(self, slots: int, longest: int) -> None:
+        self.slots, self.capacity, self.longest = slots, 0, longest
+        self.stored: dict[int, Float[Tensor, "2 N K T D"]] = {}
+        """Keys and values of each layer."""
         self._lengths = self._rows = torch.zeros(0, dtype=torch.long)
         self._reach = 0
         self._hidden: dict[int | None, Bool[Tensor, "N 1 T"]] = {}
@@ -72,20 +78,15 @@ class SlotCache:
         """Prompt ``index`` of ``prompts`` into each of ``slots``."""
         start, end = prompts.spans[index]
         length = end - start
-        for layer in prompts.keys:
-            keys, values = prompts.keys[layer][:, start:end], prompts.values[layer][:, start:end]
-            if layer not in self.keys:
-                heads, _, width = keys.shape
-                self.keys[layer] = keys.new_zeros(self.slots, heads, width, self.capacity)
-                self.values[layer] = values.new_zeros(self.slots, heads, self.capacity, values.shape[-1])
         self._reserve(length + 1)
-        for layer in prompts.keys:
-            keys, values = prompts.keys[layer][:, start:end], prompts.values[layer][:, start:end]
-            for slot in slots:
-                self.keys[layer][slot, :, :, :length] = keys.transpose(1, 2)
-                self.values[layer][slot, :, :length] = values
-                # What a former sequence left behind has weight 0, and 0 times its inf or nan would not be 0.
-                self.values[layer][slot, :, length:] = 0
+        at = torch.tensor(slots, dtype=torch.long)
+        for layer, made in prompts.stored.items():
+            if layer not in self.stored:
+                self.stored[layer] = made.new_zeros(2, self.slots, made.shape[1], self.capacity, made.shape[3])
+            stored = self.stored[layer]
+            stored[:, at, :, :length] = made[:, :, start:end].unsqueeze(1)
+            # What a former sequence left behind has weight 0, and 0 times its inf or nan would not be 0.
+            stored[1, at, :, length:] = 0
 
     def begin(self, lengths: Int[Tensor, " N"], longest: int) -> None:
         """Next comes one token for each of the first ``N`` slots, at these positions, the largest being ``longest``."""
@@ -106,14 +107,14 @@ class SlotCache:
         softcap: float | None,
     ) -> Float[Tensor, "N H 1 D"]:
         """The new token of each slot to itself and all before it."""
-        keys, values, reach = self.keys[layer], self.values[layer], self._reach
-        keys[self._rows, :, :, self._lengths] = key[:, :, 0].to(keys.dtype)
-        values[self._rows, :, self._lengths] = value[:, :, 0].to(values.dtype)
+        stored, reach = self.stored[layer], self._reach
+        stored[:, self._rows, :, self._lengths] = torch.stack((key[:, :, 0], value[:, :, 0]), dim=1).to(stored.dtype)
+        keys, values = stored
         count, heads, _, width = query.shape
         sets = keys.shape[1]
         attended = attend_past_hidden(
             query.reshape(count * sets, heads // sets, width).to(keys.dtype),
-            keys[:count, :, :, :reach].flatten(0, 1),
+            keys[:count, :, :reach].flatten(0, 1),
             values[:count, :, :reach].flatten(0, 1),
             self._hidden_from(window, sets),
             scaling=scaling,
@@ -123,10 +124,9 @@ class SlotCache:
 
     def move(self, source: int, target: int, length: int) -> None:
         """The sequence of slot ``source``, of ``length`` positions, to slot ``target``."""
-        for keys, values in zip(self.keys.values(), self.values.values(), strict=True):
-            keys[target, :, :, :length] = keys[source, :, :, :length]
-            values[target, :, :length] = values[source, :, :length]
-            values[target, :, length:] = 0
+        for stored in self.stored.values():
+            stored[:, target, :, :length] = stored[:, source, :, :length]
+            stored[1, target, :, length:] = 0
 
     def _hidden_from(self, window: int | None, sets: int) -> Bool[Tensor, "N 1 T"]:
         """Which positions each new token does not see, repeated for its ``sets`` of keys."""
@@ -142,13 +142,11 @@ class SlotCache:
         """Room for ``length`` positions; grows by half or more, so that copies stay few."""
         if length <= self.capacity:
             return
-        before, self.capacity = self.capacity, _rounded(max(length, self.capacity * 3 // 2))
-        for layer, keys in self.keys.items():
-            values = self.values[layer]
-            self.keys[layer] = keys.new_zeros(*keys.shape[:3], self.capacity)
-            self.keys[layer][..., :before] = keys
-            self.values[layer] = values.new_zeros(*values.shape[:2], self.capacity, values.shape[3])
-            self.values[layer][:, :, :before] = values
+        before, roomy = self.capacity, max(FIRST, self.capacity * 3 // 2)
+        self.capacity = _rounded(max(length, min(roomy, self.longest)))
+        for layer, old in self.stored.items():
+            self.stored[layer] = old.new_zeros(*old.shape[:3], self.capacity, old.shape[4])
+            self.stored[layer][..., :before, :] = old
 
 
 def _rounded(length: int) -> int:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from credo.rollout.attention import Slots
 from credo.rollout.cache import PackedPrompts, SlotCache
 from credo.rollout.rows import Row, Writer
 
@@ -22,15 +23,27 @@ STEP = 8
 """The batch shrinks by so many rows at once: matrix kernels are made for a shape."""
 
 
+@runtime_checkable
+class Body(Protocol):
+    """A model that leaves attention to ``slots``."""
+
+    def __call__(
+        self, tokens: Int[Tensor, "N S"], positions: Int[Tensor, "N S"], kept: Int[Tensor, " P"] | None, slots: Slots
+    ) -> Float[Tensor, "M V"]:
+        """Logits after the positions ``kept`` of the only sequence, or after the only position of each."""
+        ...
+
+
 class ContinuousDecoder:
     """Writes ``rows``, whose samples of one prompt stand together, over ``slots`` slots.
 
-    ``body`` is a model whose attention is that of :mod:`credo.rollout.attention`; ``dtype`` is that of keys and values.
+    ``dtype`` is that of keys and values.
     """
 
     def __init__(
         self,
-        body: Any,
+        body: Body,
+        device: torch.device,
         rows: Sequence[Row],
         prompts: Sequence[tuple[int, ...]],
         writer: Writer,
@@ -38,10 +51,10 @@ class ContinuousDecoder:
         slots: int,
         dtype: torch.dtype,
     ) -> None:
-        self.body, self.prompts, self.writer, self.dtype = body, prompts, writer, dtype
-        self.device = next(body.parameters()).device
+        self.body, self.device, self.prompts, self.writer, self.dtype = body, device, prompts, writer, dtype
         self.queue = deque(rows)
-        self.cache = SlotCache(slots)
+        longest = max(len(prompts[row.prompt]) for row in rows) + writer.params.max_tokens
+        self.cache = SlotCache(slots, longest)
         self.rows: list[Row | None] = [None] * slots
         self.tokens = torch.zeros(slots, dtype=torch.long, device=self.device)
         self.lengths = [0] * slots
@@ -92,12 +105,11 @@ class ContinuousDecoder:
         tokens = [token for prompt in chosen for token in self.prompts[prompt]]
         positions = [position for prompt in chosen for position in range(len(self.prompts[prompt]))]
         self.first_logits = self.body(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            logits_to_keep=torch.tensor([end - 1 for _, end in self.computed.spans], device=self.device),
-            use_cache=False,
-            slots=self.computed,
-        ).logits[0]
+            torch.tensor([tokens], device=self.device),
+            torch.tensor([positions], device=self.device),
+            torch.tensor([end - 1 for _, end in self.computed.spans], device=self.device),
+            self.computed,
+        )
 
     def _shrink(self) -> None:
         """Closes gaps that nobody waits to fill, so that fewer slots are computed."""
@@ -119,9 +131,7 @@ class ContinuousDecoder:
         """One more token for every row that has a slot."""
         positions = torch.tensor(self.lengths, device=self.device)
         self.cache.begin(positions, max(self.lengths))
-        logits = self.body(
-            input_ids=self.tokens.unsqueeze(1), position_ids=positions.unsqueeze(1), use_cache=False, slots=self.cache
-        ).logits[:, -1]
+        logits = self.body(self.tokens.unsqueeze(1), positions.unsqueeze(1), None, self.cache)
         taken = [(slot, row) for slot, row in enumerate(self.rows) if row is not None]
         slots = torch.tensor([slot for slot, _ in taken], device=self.device)
         rows = [row for _, row in taken]

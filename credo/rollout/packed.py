@@ -7,50 +7,95 @@ halves what is read. Everything that is no linear layer stays fp32 and shared, a
 from __future__ import annotations
 
 import copy
-from typing import Literal, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
+
+from credo.rollout.attention import NAME, Slots, register
 
 ROWS = 64
 """Rows of a product that oneDNN chooses the layout for; others are right too."""
 
-Model = TypeVar("Model", bound=nn.Module)
-
 
 class PackedLinear(nn.Module):
-    """The product of ``source`` from a copy of its weights, in ``dtype``; makes no gradient."""
+    """The products of ``sources``, end to end in the last dimension, from a copy of their weights in ``dtype``.
 
-    def __init__(self, source: nn.Linear, dtype: torch.dtype) -> None:
+    PEFT's LoRA layers are computed as in training, factor by factor: merged weights in bf16 would round a small change
+    away. It makes no gradient.
+    """
+
+    def __init__(self, dtype: torch.dtype, *sources: Any) -> None:
         super().__init__()
-        self.weight, self.bias, self.dtype = source.weight, source.bias, dtype
-        self.packed = self.packed_bias = None
+        self.sources, self.dtype = sources, dtype
+        self.packed = self.packed_bias = self.factors = None
 
     def refresh(self) -> None:
         """Copies the weights again. (Whether they changed cannot be seen: fused optimisers count no version up.)"""
-        weight = self.weight.detach().to(self.dtype)
+        weight = torch.cat([source.weight.detach().to(self.dtype) for source in self.sources])
         self.packed = _reordered(weight) if _onednn(weight) else weight
-        self.packed_bias = None if self.bias is None else self.bias.detach().to(self.dtype)
+        if self.sources[0].bias is not None:
+            self.packed_bias = torch.cat([source.bias.detach().to(self.dtype) for source in self.sources])
+        self.factors = _factors(self.sources, self.dtype)
 
     def forward(self, inputs: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
         inputs, weight = inputs.to(self.dtype), self.packed
         assert weight is not None, "refresh comes before the first product"
         if weight.is_mkldnn:
-            return torch.ops.mkldnn._linear_pointwise(inputs, weight, self.packed_bias, "none", [], "")
-        return linear(inputs, weight, self.packed_bias)
+            product = torch.ops.mkldnn._linear_pointwise(inputs, weight, self.packed_bias, "none", [], "")
+        else:
+            product = linear(inputs, weight, self.packed_bias)
+        if self.factors is None:
+            return product
+        first, second = self.factors
+        return product.add_(linear(linear(inputs, first), second))
+
+    def swish(self, inputs: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
+        """``silu`` of the product."""
+        if not self._fuses:
+            return silu(self(inputs))
+        return torch.ops.mkldnn._linear_pointwise(inputs.to(self.dtype), self.packed, self.packed_bias, "swish", [], "")
+
+    def times(self, inputs: Float[Tensor, "*rows I"], factors: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
+        """The product, times ``factors``."""
+        if not self._fuses:
+            return self(inputs) * factors
+        return torch.ops.mkldnn._linear_pointwise.binary(
+            inputs.to(self.dtype), factors, self.packed, self.packed_bias, "mul"
+        )
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether one operation makes the product and what follows it."""
+        return self.packed is not None and self.packed.is_mkldnn and self.factors is None
 
 
-def packed_body(model: Model, compute: Literal["fp32", "bf16"]) -> Model:
-    """``model`` with a :class:`PackedLinear` for every linear layer; shares all its parameters, copies no other."""
-    dtype = torch.bfloat16 if compute == "bf16" else torch.float32
-    body = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-    for module in list(body.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child, dtype))
-    return body
+class OwnBody(nn.Module):
+    """A model's own modules, with :class:`PackedLinear` for every linear layer; shares all parameters, copies no other.
+
+    Not ``packed``, it has the linear layers too, under autocast. Called as :class:`credo.rollout.continuous.Body`.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype, *, packed: bool = True) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+        self.casts = dtype != torch.float32 and not packed
+        if packed:
+            _pack(self.model, dtype)
+        register()
+        self.model.set_attn_implementation(NAME)
+
+    def forward(
+        self, tokens: Int[Tensor, "N S"], positions: Int[Tensor, "N S"], kept: Int[Tensor, " P"] | None, slots: Slots
+    ) -> Float[Tensor, "M V"]:
+        """Logits after the positions ``kept`` of the only sequence, or after the only position of each."""
+        some = {} if kept is None else {"logits_to_keep": kept}
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.casts):
+            logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False, slots=slots, **some).logits
+        return logits[:, -1] if kept is None else logits[0]
 
 
 @torch.no_grad()
@@ -59,6 +104,26 @@ def refresh(body: nn.Module) -> None:
     for module in body.modules():
         if isinstance(module, PackedLinear):
             module.refresh()
+
+
+def _pack(module: nn.Module, dtype: torch.dtype) -> None:
+    """Puts a :class:`PackedLinear` in the place of each linear layer below ``module``, and of each with an adapter."""
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear or hasattr(child, "base_layer"):
+            setattr(module, name, PackedLinear(dtype, child))
+        else:
+            _pack(child, dtype)
+
+
+def _factors(sources: Iterable[Any], dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """The two factors of what the adapters of ``sources`` add, as those of one product; None without adapters."""
+    firsts, seconds = [], []
+    for source in sources:
+        names = source.active_adapters if hasattr(source, "base_layer") else ()
+        firsts += [source.lora_A[name].weight.detach() for name in names]
+        parts = [source.scaling[name] * source.lora_B[name].weight.detach() for name in names]
+        seconds.append(torch.cat([source.weight.new_empty((len(source.weight), 0), dtype=torch.float32), *parts], 1))
+    return (torch.cat(firsts).to(dtype), torch.block_diag(*seconds).to(dtype)) if firsts else None
 
 
 def _reordered(weight: Tensor) -> Tensor:

@@ -1,11 +1,9 @@
 """Drawing one token a row from logits: pure functions, exact in every option, row by row independent.
 
-What may be drawn is decided by a least logit, so no row is ever sorted as a whole unless its nucleus is very wide.
+What may be drawn is decided by a least weight, which is found without sorting a row.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +14,8 @@ ROWS = 16
 """Rows worked on at once: their numbers stay in the processor's cache."""
 BLOCK = 256
 """Tokens summed as one when a cumulative distribution is inverted."""
-CANDIDATES = 512
-"""Tokens that are looked at first for a nucleus."""
+FIRST, THEN = 12, 9
+"""Bits of a weight that are looked at together for a nucleus, first and, twice, then: those up to 1.0 have 30."""
 
 
 def draw(
@@ -45,16 +43,17 @@ def draw(
     return torch.cat(tokens), torch.cat(logprobs)
 
 
-def least_logits(logits: Float[Tensor, "N V"], *, top_k: int, top_p: float, min_p: float) -> Float[Tensor, "N 1"]:
-    """The logit, at the sampling temperature, that a token must reach to be drawn."""
-    least = logits.new_full((len(logits), 1), -torch.inf)
-    if 0 < top_k < logits.shape[1]:
-        least = logits.topk(top_k).values[:, -1:]
+def least_weights(weights: Float[Tensor, "N V"], *, top_k: int, top_p: float, min_p: float) -> Float[Tensor, "N 1"]:
+    """The weight that a token must reach to be drawn. Weights are probabilities, times what makes the largest 1."""
+    least = weights.new_zeros(len(weights), 1)
+    if 0 < top_k < weights.shape[1]:
+        heaviest = weights.topk(top_k).values
+        least = heaviest[:, -1:]
+        with_ties = int((weights >= least).sum(dim=1).max())
+        weights = _from(least, weights.topk(with_ties).values if with_ties > top_k else heaviest)
     if top_p < 1:
-        least = torch.maximum(least, _nucleus(logits, least, top_p))
-    if min_p > 0:
-        least = torch.maximum(least, logits.amax(dim=1, keepdim=True) + math.log(min_p))
-    return least
+        least = torch.maximum(least, _nucleus(weights, top_p))
+    return least.clamp(min=min_p)
 
 
 def _draw(
@@ -71,30 +70,50 @@ def _draw(
         return shifted.argmax(dim=1), -shifted.exp_().sum(dim=1).log()
     if temperature != 1:
         shifted /= temperature
-    if top_k > 0 or top_p < 1 or min_p > 0:
-        least = least_logits(shifted, top_k=top_k, top_p=top_p, min_p=min_p)
-        shifted.masked_fill_(shifted < least, -torch.inf)
     weights = shifted.exp_()
+    if top_k > 0 or top_p < 1 or min_p > 0:
+        weights = _from(least_weights(weights, top_k=top_k, top_p=top_p, min_p=min_p), weights)
     tokens, totals = _invert(weights, uniforms)
     chosen = weights.gather(1, tokens).squeeze(1).double()
     return tokens.squeeze(1), (chosen / totals).log().float()
 
 
-def _nucleus(logits: Float[Tensor, "N V"], least: Float[Tensor, "N 1"], top_p: float) -> Float[Tensor, "N 1"]:
-    """The smallest logit of the fewest tokens that reach ``top_p`` of the probability of those from ``least`` on."""
-    weights = (logits - logits.amax(dim=1, keepdim=True)).exp_().masked_fill_(logits < least, 0.0)
-    mass = top_p * weights.sum(dim=1, keepdim=True, dtype=torch.float64)
-    smallest = torch.empty_like(least)
-    rows, count, vocabulary = torch.arange(len(logits), device=logits.device), CANDIDATES, logits.shape[1]
-    while len(rows):
-        count = min(count, vocabulary)
-        heaviest, order = weights[rows].topk(count, dim=1)
-        sums = heaviest.double().cumsum(dim=1)
-        kept = ((sums - heaviest) < mass[rows]).sum(dim=1, keepdim=True)
-        smallest[rows] = logits[rows].gather(1, order.gather(1, kept - 1))
-        unfinished = (kept.squeeze(1) == count) & (count < vocabulary)
-        rows, count = rows[unfinished], vocabulary
-    return smallest
+def _from(least: Float[Tensor, "N 1"], weights: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    """The weights, 0 where they are below ``least``."""
+    kept = torch.ge(weights, least, out=torch.empty_like(weights))  # as numbers: masks are slower by far
+    return kept.mul_(weights)
+
+
+def _nucleus(weights: Float[Tensor, "N V"], top_p: float) -> Float[Tensor, "N 1"]:
+    """The smallest of the fewest weights that reach ``top_p`` of a row's sum.
+
+    Found digit by digit, without sorting: no weight is negative, so their bits, read as whole numbers, are in the same
+    order. Weights are added up by their first digit, then those that share the smallest one's by the next.
+    """
+    count, vocabulary = weights.shape
+    masses, bits = weights.double(), weights.view(torch.int32)
+    digits = ((bits >> 2 * THEN) & ((1 << FIRST) - 1)).long()
+    sums = masses.new_zeros(count, 1 << FIRST).scatter_add_(1, digits, masses)
+    smallest, missing = _last_needed(sums, top_p * masses.sum(dim=1, keepdim=True))
+    same = (digits == smallest).flatten().nonzero().squeeze(1)
+    rows, bits, masses = same // vocabulary, bits.flatten()[same], masses.flatten()[same]
+    for shift in (THEN, 0):
+        digits = (bits >> shift) & ((1 << THEN) - 1)
+        sums = masses.new_zeros(count << THEN).index_add_(0, (rows << THEN) + digits, masses)
+        digit, missing = _last_needed(sums.view(count, -1), missing)
+        smallest = smallest << THEN | digit
+        same = digits == digit[rows, 0]
+        rows, bits, masses = rows[same], bits[same], masses[same]
+    return smallest.int().view(torch.float32)
+
+
+def _last_needed(
+    sums: Float[Tensor, "N D"], missing: Float[Tensor, "N 1"]
+) -> tuple[Int[Tensor, "N 1"], Float[Tensor, "N 1"]]:
+    """The lowest digit without which those above it stay below ``missing``, and what they leave of that."""
+    above = sums.flip(1).cumsum(dim=1).flip(1) - sums
+    digit = (above < missing).int().argmax(dim=1, keepdim=True)
+    return digit, missing - above.gather(1, digit)
 
 
 def _invert(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from credo.rollout import attention
 from credo.rollout.continuous import ContinuousDecoder
 from credo.rollout.engine import Progress, SamplingParams
-from credo.rollout.packed import packed_body, refresh
+from credo.rollout.llama_body import KINDS, LlamaBody
+from credo.rollout.packed import OwnBody, refresh
 from credo.rollout.rows import Decode, Row, Writer
 from credo.rollout.static import StaticDecoder
 from credo.seeds import mixed_seed
@@ -48,12 +48,14 @@ class TorchEngine:
         pad_id: int,
         concurrent: int,
         compute: Literal["fp32", "bf16"] = "fp32",
+        packed: bool = True,
         cache_bytes: int | None = None,
         decode: Decode | None = None,
     ) -> None:
         """``cache_bytes`` bounds keys and values; ``decode`` turns tokens to text and is needed for stop strings.
 
-        Raises ValueError for a model that takes no ``past_key_values``: it would sample without its past.
+        Not ``packed`` is slower, and needs no copy of the weights. Raises ValueError for a model that takes no
+        ``past_key_values``: it would sample without its past.
         """
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise ValueError(
@@ -61,9 +63,9 @@ class TorchEngine:
                 "choose a model with attention layers."
             )
         self.model, self.eos_ids, self.pad_id = model, eos_ids, pad_id
-        self.concurrent, self.cache_bytes, self.decode = concurrent, cache_bytes, decode
+        self.concurrent, self.cache_bytes, self.decode, self.packed = concurrent, cache_bytes, decode, packed
         self.compute: Literal["fp32", "bf16"] = compute
-        self._body: Any = None
+        self._body: LlamaBody | OwnBody | None = None
         self._stale = True
 
     @property
@@ -76,7 +78,8 @@ class TorchEngine:
     @property
     def summary(self) -> str:
         """How this model is sampled from, for the log."""
-        way = "continuous batching over packed weights" if self.continuous else "one batch after another"
+        weights = "packed weights" if self.packed else "the weights that learn"
+        way = f"continuous batching over {weights}" if self.continuous else "one batch after another"
         return f"{way}, {self.compute}, up to {self.concurrent:,} sequences at once"
 
     @torch.no_grad()
@@ -121,13 +124,13 @@ class TorchEngine:
                 self.model, rows, prompts, writer, slots=slots, pad_id=self.pad_id, compute=self.compute
             )
         if self._body is None:
-            attention.register()
-            self._body = packed_body(self.model, self.compute)
-            self._body.set_attn_implementation(attention.NAME)
+            plain = self.packed and self.model.config.model_type in KINDS
+            own = LlamaBody(self.model, self._dtype) if plain else None
+            self._body = own or OwnBody(self.model, self._dtype, packed=self.packed)
         if self._stale:
             refresh(self._body)
             self._stale = False
-        return ContinuousDecoder(self._body, rows, prompts, writer, slots=slots, dtype=self._dtype)
+        return ContinuousDecoder(self._body, self.model.device, rows, prompts, writer, slots=slots, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from credo.algo.logprobs import (
     entropy,
     gather_logprobs,
+    linear_logprobs,
     logprobs_and_entropies_at,
     logprobs_at,
     predicting_positions,
@@ -189,3 +191,46 @@ def test_temperature_zero_is_refused():
         token_logprobs(logits, tokens, temperature=0.0)
     with pytest.raises(ValueError, match=r"rollout\.temperature"):
         entropy(logits[0], temperature=-1.0)
+
+
+def head(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, weight and bias of an output layer, and targets."""
+    generator = torch.Generator().manual_seed(4)
+    hidden, weight, bias = (
+        torch.randn(shape, generator=generator, dtype=dtype).requires_grad_(True) for shape in ((7, 5), (11, 5), (11,))
+    )
+    return hidden, weight, bias, torch.arange(7)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_a_linear_head_is_its_logits(monkeypatch: pytest.MonkeyPatch, temperature: float, kept: int):
+    """Values and gradients of the product made at once, whether or not logits are made again for the backward pass."""
+    monkeypatch.setattr("credo.algo.logprobs.KEPT", kept)
+    monkeypatch.setattr("credo.algo.logprobs.WORDS", 4)
+    monkeypatch.setattr("credo.algo.logprobs.ROWS", 2)
+    hidden, weight, bias, targets = head()
+    wanted = torch.randn(2, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    every = torch.log_softmax((hidden @ weight.T + bias) / temperature, dim=-1)
+    expected = torch.stack([every[torch.arange(7), targets], -(every.exp() * every).sum(dim=-1)])
+    actual = torch.stack(
+        linear_logprobs(hidden, weight, bias, targets, temperature=temperature, with_entropy=True, chunk=3)
+    )
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad((values * wanted).sum(), (hidden, weight, bias)) for values in (expected, actual)]
+    # The sums over rows are those of the optimiser's precision, which for fp64 weights is fp64.
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+def test_a_linear_head_in_bf16_sums_its_gradient_in_fp32():
+    hidden, weight, bias, targets = head(torch.float32)
+    exact = torch.autograd.grad(linear_logprobs(hidden, weight, bias, targets, chunk=2)[0].sum(), weight)[0]
+    rough = torch.autograd.grad(linear_logprobs(hidden.bfloat16(), weight, bias, targets, chunk=2)[0].sum(), weight)[0]
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, atol=0.03, rtol=0.03)
+
+
+def test_entropies_are_not_made_unasked():
+    hidden, weight, bias, targets = head()
+    assert not linear_logprobs(hidden, weight, bias, targets)[1].any()

@@ -162,6 +162,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
         "prm__update": "before",
         "prm__ema": 0.7,
         "prm__loss": "bon_rm",
+        "prm__top_layers": 1,
         "policy__kl_coef": 0.1,
     },
     "remax": {

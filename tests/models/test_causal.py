@@ -23,6 +23,7 @@ from credo.models.causal import (
     load_model,
     load_weights,
     named_weights,
+    recompute_layers,
     resolve_path,
     response_logprobs,
     response_logprobs_and_entropies,
@@ -67,7 +68,7 @@ def test_log_probs_are_those_of_the_full_softmax(make_model, make_batch, tempera
 def test_entropies_come_with_the_log_probs_of_one_forward_pass(make_model, make_batch, temperature: float):
     model, batch = make_model().model, make_batch()
     passes = []
-    with model.register_forward_hook(lambda *_: passes.append(1)):
+    with model.get_decoder().register_forward_hook(lambda *_: passes.append(1)):
         logprobs, entropies = response_logprobs_and_entropies(
             model, batch.tokens, batch.attention, batch.mask, temperature=temperature
         )
@@ -314,3 +315,21 @@ def test_paths_that_name_a_model(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert resolve_path(str(package / "files" / "model.gguf")) == expected
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert resolve_path("package:some-weights") == expected
+
+
+def test_recomputed_layers_have_the_same_gradients(make_model, make_batch):
+    """``training.gradient_checkpointing``: the gradients of a model that keeps all, by one more pass of its layers."""
+    model, batch = make_model().model, make_batch()
+    passes: list[int] = []
+    model.get_decoder().layers[0].self_attn.register_forward_hook(lambda *_: passes.append(1))
+    gradients = []
+    for again in (False, True):
+        if again:
+            recompute_layers(model)
+        model.zero_grad(set_to_none=True)
+        response_logprobs(model, batch.tokens, batch.attention, batch.mask).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        assert len(passes) == (3 if again else 1)
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    attention = model.get_decoder().layers[0].self_attn
+    assert not attention.training, "dropout stays off"

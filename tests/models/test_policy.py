@@ -89,7 +89,7 @@ def test_one_step_is_the_formula_and_adamw_by_hand(make_model, make_batch, aggre
     loss, expected = oracle_gradients(model, batch, advantages, old, trained.config)
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in expected.values()))
 
-    metrics = trained.update(batch, advantages, old)
+    metrics = trained.update(batch, advantages, old)[1]
 
     assert metrics["policy/loss"] == pytest.approx(loss, abs=1e-5)
     assert metrics["policy/grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -126,7 +126,7 @@ def test_extra_terms_are_their_formulas(make_model, make_batch, options: dict[st
     trained = policy(model, aggregation=aggregation, token_budget=20, **options)
     loss, expected = oracle_gradients(model, batch, advantages, old, trained.config, reference)
     plain, _ = oracle_gradients(model, batch, advantages, old, policy(model, aggregation=aggregation).config)
-    metrics = trained.update(batch, advantages, old, reference)
+    metrics = trained.update(batch, advantages, old, reference)[1]
     assert metrics["policy/loss"] == pytest.approx(loss, abs=1e-5)
     assert abs(loss - plain) > 1e-3
     norm = metrics["policy/grad_norm"]
@@ -173,8 +173,8 @@ def test_no_option_depends_on_micro_batches_or_padding(make_model, make_batch, o
     whole, split = policy(model, **options), policy(model, **options, token_budget=token_budget)
     padding = ~wide(batch.mask, (0, 3))
     garbage = [wide(x, (0, 3)).masked_fill(padding, math.nan) for x in (old, reference)]
-    expected = whole.update(batch, advantages, old, reference)
-    actual = split.update(batch, wide(advantages, (0, 3)), *garbage)
+    expected = whole.update(batch, advantages, old, reference)[1]
+    actual = split.update(batch, wide(advantages, (0, 3)), *garbage)[1]
     assert actual == pytest.approx(expected, abs=1e-5, rel=1e-5)
     cut, norm = gradients_seen(split), max(1.0, expected["policy/grad_norm"])
     for name, gradient in gradients_seen(whole).items():
@@ -186,8 +186,8 @@ def test_metrics_of_the_extra_terms(make_model, make_batch):
     advantages, old = signals(model, batch)
     current = policy(model).logprobs(batch, temperature=TEMPERATURE)
     reference = reference_for(batch, make_model)
-    plain = policy(model).update(batch, advantages, old, reference)
-    metrics = policy(model, **EXTRAS["all"]).update(batch, advantages, old, reference)
+    plain = policy(model).update(batch, advantages, old, reference)[1]
+    metrics = policy(model, **EXTRAS["all"]).update(batch, advantages, old, reference)[1]
     added = {"policy/kl_to_reference", "policy/importance_weight", "policy/importance_capped"}
     assert set(metrics) - set(plain) == added
     log_r = (reference - current)[batch.mask]
@@ -207,11 +207,11 @@ def test_the_entropy_bonus_raises_entropy_and_the_kl_term_pulls_to_the_reference
     nothing, reference = torch.zeros(batch.mask.shape), reference_for(batch, make_model)
     old = policy(model).logprobs(batch, temperature=TEMPERATURE)
     free = policy(model, entropy_coef=1.0, lr=1e-3)
-    entropies = [free.update(batch, nothing, old)["policy/entropy"] for _ in range(3)]
+    entropies = [free.update(batch, nothing, old)[1]["policy/entropy"] for _ in range(3)]
     assert entropies == sorted(entropies)
     assert entropies[0] < entropies[-1]
     held = policy(model, kl_coef=1.0, lr=1e-3)
-    distances = [held.update(batch, nothing, old, reference)["policy/kl_to_reference"] for _ in range(3)]
+    distances = [held.update(batch, nothing, old, reference)[1]["policy/kl_to_reference"] for _ in range(3)]
     assert distances == sorted(distances, reverse=True)
     assert distances[0] > distances[-1]
 
@@ -226,7 +226,7 @@ def test_the_gradient_is_clipped_to_the_norm(make_model, make_batch):
     model, batch = make_model().model, make_batch()
     advantages, old = signals(model, batch)
     trained = policy(model, max_grad_norm=1e-3)
-    assert trained.update(batch, advantages, old)["policy/grad_norm"] > 1e-3
+    assert trained.update(batch, advantages, old)[1]["policy/grad_norm"] > 1e-3
     total = sum(float(gradient.square().sum()) for gradient in gradients_seen(trained).values())
     assert math.sqrt(total) == pytest.approx(1e-3, rel=1e-3)
 
@@ -236,8 +236,8 @@ def test_the_order_of_rows_in_a_mini_batch_and_padding_do_not_matter(make_model,
     advantages, old = signals(model, batch)
     order = torch.tensor([3, 5, 0, 2, 4, 1])
     one, other = policy(model), policy(model, seed=99)
-    first = one.update(batch, advantages, old)
-    second = other.update(rows_of(batch, order), wide(advantages[order], (0, 3)), wide(old[order], (0, 3)))
+    first = one.update(batch, advantages, old)[1]
+    second = other.update(rows_of(batch, order), wide(advantages[order], (0, 3)), wide(old[order], (0, 3)))[1]
     assert second == pytest.approx(first, abs=1e-5)
     permuted = gradients_seen(other)
     for name, gradient in gradients_seen(one).items():
@@ -253,7 +253,7 @@ def test_every_row_is_in_one_mini_batch(make_model, make_batch):
         advantages[row] = 0.5 * batch.mask[row]
         trained = policy(model, minibatch=2)
         assert trained.version == 0
-        metrics = trained.update(batch, advantages, old)
+        metrics = trained.update(batch, advantages, old)[1]
         assert metrics["policy/grad_norm"] > 0
         assert metrics["policy/optimizer_steps"] == trained.version == 3
 
@@ -264,7 +264,7 @@ def test_the_order_of_mini_batches_comes_from_the_seed_and_the_version(make_mode
 
     def losses(seed: int) -> list[float]:
         trained = policy(model, minibatch=2, seed=seed, lr=1e-9)
-        return [trained.update(batch, advantages, old)["policy/loss"] for _ in range(2)]
+        return [trained.update(batch, advantages, old)[1]["policy/loss"] for _ in range(2)]
 
     first = losses(0)
     assert losses(0) == first
@@ -276,7 +276,7 @@ def test_without_advantages_only_weight_decay_is_left(make_model, make_batch):
     model, batch = make_model().model, make_batch(4)
     _, old = signals(model, batch)
     trained = policy(model, minibatch=1, weight_decay=0.5)
-    metrics = trained.update(batch, torch.zeros(batch.mask.shape), old)
+    metrics = trained.update(batch, torch.zeros(batch.mask.shape), old)[1]
     assert metrics["policy/loss"] == metrics["policy/grad_norm"] == 0.0
     for name, start in model.named_parameters():
         torch.testing.assert_close(trained.model.get_parameter(name), start * (1 - LR * 0.5) ** 4)
@@ -300,7 +300,7 @@ def test_clipped_tokens_have_no_gradient(make_model, make_batch):
     current = trained.logprobs(batch, temperature=TEMPERATURE)
     advantages = torch.where(torch.arange(current.shape[1]) % 2 == 0, 1.0, -1.0) * batch.mask
     beyond = current - math.log(1.3) * advantages  # ratio 1.3 where it is pushed up, 1/1.3 where it is pushed down
-    metrics = trained.update(batch, advantages, beyond)
+    metrics = trained.update(batch, advantages, beyond)[1]
     assert metrics["policy/clip_fraction"] == 1.0
     assert metrics["policy/grad_norm"] == 0.0
     assert all(torch.equal(trained.model.get_parameter(name), start) for name, start in model.named_parameters())
@@ -311,11 +311,11 @@ def test_metrics_on_the_policy_that_sampled(make_model, make_batch):
     advantages, _ = signals(model, batch)
     trained = policy(model)
     old = trained.logprobs(batch, temperature=TEMPERATURE)
-    metrics = trained.update(batch, advantages, old)
+    metrics = trained.update(batch, advantages, old)[1]
     assert metrics["policy/clip_fraction"] == 0.0
     assert metrics["policy/kl_to_old"] == pytest.approx(0.0, abs=1e-9)
     assert metrics["policy/entropy"] == pytest.approx(-old[batch.mask].mean().item(), rel=1e-6)
-    assert trained.update(batch, advantages, old)["policy/kl_to_old"] > 1e-6
+    assert trained.update(batch, advantages, old)[1]["policy/kl_to_old"] > 1e-6
 
 
 def test_a_broken_mini_batch_is_skipped_and_the_others_are_not(make_model, make_batch):
@@ -323,7 +323,7 @@ def test_a_broken_mini_batch_is_skipped_and_the_others_are_not(make_model, make_
     advantages, old = signals(model, batch)
     advantages[1, batch.mask[1]] = math.nan
     trained = policy(model, minibatch=1)
-    metrics = trained.update(batch, advantages, old)
+    metrics = trained.update(batch, advantages, old)[1]
     assert (metrics["policy/optimizer_steps"], metrics["policy/skipped_steps"]) == (2, 1)
     assert trained.version == 2
     assert math.isfinite(metrics["policy/loss"])
@@ -334,7 +334,7 @@ def test_the_learning_rate_warms_up(make_model, make_batch):
     model, batch = make_model().model, make_batch(2)
     advantages, old = signals(model, batch)
     trained = policy(model, lr_warmup=3)
-    rates = [trained.update(batch, advantages, old)["policy/lr"] for _ in range(5)]
+    rates = [trained.update(batch, advantages, old)[1]["policy/lr"] for _ in range(5)]
     assert rates == pytest.approx([LR / 4, LR / 2, LR * 3 / 4, LR, LR])
 
 

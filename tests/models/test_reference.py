@@ -28,7 +28,7 @@ def test_the_last_batch_costs_one_forward_pass_however_often_it_is_asked_for(mak
     model, batch = make_model().model, make_batch()
     reference = Reference(model, token_budget=1000, compute="fp32")
     passes = []
-    with model.register_forward_hook(lambda *_: passes.append(1)):
+    with model.get_decoder().register_forward_hook(lambda *_: passes.append(1)):
         first = reference.logprobs(batch)
         assert torch.equal(reference.logprobs(batch, temperature=1.0), first)
         assert len(passes) == 1

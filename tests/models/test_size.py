@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from counted import CACHED, PARAMETERS, C, D, H, I, L, V, W, counted_llama
+from counted import CACHED, LAYER, PARAMETERS, C, D, H, I, L, V, W, counted_llama
 
 from credo.models.size import model_size, size_text
 
@@ -20,6 +20,22 @@ def test_parameters_are_counted_without_weights(folder: str):
     size = model_size(folder)
     assert size.parameters == PARAMETERS == 800 + 3 * (512 + 256 + 1920 + 32) + 16
     assert (size.cached, size.vocabulary, size.positions) == (CACHED, V, 512)
+
+
+def test_an_adapter_of_rank_1_has_the_inputs_and_outputs_of_each_layer_below_the_last(folder: str):
+    size = model_size(folder)
+    assert size.linear == L * (2 * W * H * D + 2 * W * C * D + 3 * W * I)
+    assert size.adapter == L * (2 * (W + H * D) + 2 * (W + C * D) + 3 * (W + I))
+
+
+def test_a_model_is_divided_above_any_of_its_layers(folder: str):
+    size = model_size(folder)
+    assert size.width == W
+    assert size.divided(0) == (PARAMETERS, 0)
+    for layers in range(1, L + 1):
+        assert size.divided(layers) == (W + layers * LAYER, PARAMETERS - W - layers * LAYER)
+    assert size.divided(L + 1) == (None, None)
+    assert model_size("owner/some-7B").divided(1) == (None, None)
 
 
 def test_a_critic_has_a_head_in_place_of_the_vocabulary_s(folder: str, tmp_path: Path):

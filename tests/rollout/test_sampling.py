@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from credo.rollout import sampling
-from credo.rollout.sampling import draw, least_logits
+from credo.rollout.sampling import draw, least_weights
 from tests.rollout.oracle import sampling_logprobs
 
 CUTS = [
@@ -84,22 +83,56 @@ def test_cuts_by_hand(options: dict[str, Any], expected: list[float]):
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
-@pytest.mark.parametrize("candidates", [4, 512])
-def test_cuts_are_exact(temperature: float, cuts: dict[str, Any], candidates: int, monkeypatch: pytest.MonkeyPatch):
-    """With 4 candidates most rows need a second look for their nucleus; the others must not notice."""
-    monkeypatch.setattr(sampling, "CANDIDATES", candidates)
-    logits = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * 2
-    scaled = logits / temperature
-    least = least_logits(scaled, **({"top_k": 0, "top_p": 1.0, "min_p": 0.0} | cuts))
+@pytest.mark.parametrize("spread", [2.0, 0.05])
+def test_cuts_are_exact(temperature: float, cuts: dict[str, Any], spread: float):
+    logits = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) * spread
+    weights = (logits / temperature).softmax(dim=1)
+    weights = (weights / weights.amax(dim=1, keepdim=True)).clamp(max=1.0)
+    least = least_weights(weights, **({"top_k": 0, "top_p": 1.0, "min_p": 0.0} | cuts))
     expected = sampling_logprobs(logits, temperature=temperature, **cuts)
-    assert torch.equal(scaled >= least, expected > -torch.inf)
+    assert torch.equal(weights >= least, expected > -torch.inf)
     tokens, logprobs = draw(logits, grid(40), temperature=temperature, **cuts)
     torch.testing.assert_close(logprobs.double(), expected.gather(1, tokens.unsqueeze(1)).squeeze(1), atol=1e-6, rtol=0)
+
+
+SHARES = {
+    "wide": torch.randn(6, 3000, generator=torch.Generator().manual_seed(4)).mul(8).exp(),
+    "flat": torch.randn(6, 3000, generator=torch.Generator().manual_seed(5)).mul(0.01).exp(),
+    "a few bits apart": 1 - torch.randint(0, 900, (6, 3000), generator=torch.Generator().manual_seed(6)) * 2.0**-24,
+    "all alike": torch.full((6, 3000), 0.3),
+    "mostly none": torch.randn(6, 3000, generator=torch.Generator().manual_seed(7)).mul(60).sub(250).exp(),
+}
+"""Rows of weights up to a factor, in the last one down to 0."""
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.95, 1 - 2**-53])
+@pytest.mark.parametrize("kind", SHARES)
+def test_a_nucleus_is_that_of_the_sorted_row(kind: str, top_p: float):
+    weights = SHARES[kind] / SHARES[kind].amax(dim=1, keepdim=True)
+    least = least_weights(weights, top_k=0, top_p=top_p, min_p=0.0)
+    for row, found in zip(weights, least, strict=True):
+        heaviest = row.sort(descending=True).values
+        before = heaviest.double().cumsum(dim=0) - heaviest
+        needed = heaviest[before < top_p * row.double().sum()]
+        assert found.item() == needed[-1].item() or (top_p > 0.99 and found <= needed[-1])
+
+
+def test_numbers_that_are_none_break_no_row_but_their_own():
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(8))
+    broken = logits.clone()
+    broken[1, 4] = math.nan
+    tokens, _ = draw(logits, grid(3), temperature=1.0, top_p=0.9)
+    drawn, _ = draw(broken, grid(3), temperature=1.0, top_p=0.9)
+    assert (drawn[0], drawn[2]) == (tokens[0], tokens[2])
+    assert 0 <= drawn[1] < 20
 
 
 def test_ties_with_the_last_token_kept_are_kept():
     assert probabilities(logits_of(0.1, 0.4, 0.25, 0.25), top_k=2) == pytest.approx([0, 4 / 9, 2.5 / 9, 2.5 / 9])
     assert probabilities(logits_of(0.1, 0.4, 0.25, 0.25), top_p=0.5) == pytest.approx([0, 4 / 9, 2.5 / 9, 2.5 / 9])
+    tied = logits_of(0.1, 0.3, 0.2, 0.2, 0.2)
+    assert probabilities(tied, top_k=2, top_p=0.34) == pytest.approx([0, 3 / 9, 2 / 9, 2 / 9, 2 / 9])
+    assert probabilities(tied, top_k=2, top_p=0.33) == pytest.approx([0, 1, 0, 0, 0]), "of all that is as likely"
 
 
 def test_half_precision_logits_are_read_in_full():

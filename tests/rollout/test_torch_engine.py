@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,70 +20,15 @@ from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 from credo.seeds import mixed_seed, uniform
 from credo.types import Rollout
+from tests.families import EOS, FAMILIES, PAD, family, spread
 from tests.rollout.oracle import sampling_logprobs
 
-EOS, PAD = 1, 0
 PROMPTS = ((3, 4, 5), (6,), (3, 7, 8, 9, 10, 11, 12, 13, 4), (5, 5), (8, 9, 3, 3, 4))
 SEEDS = (11, 22, 33, 44, 55)
 
 
-def spread(model: Any) -> Any:
-    """``model`` with weights so large that tokens differ in probability."""
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    return model.eval()
-
-
-def llama() -> Any:
-    architecture = ArchitectureConfig(layers=2, width=32, heads=4, positions=64, alphabet="0123456789+=-")
-    return build_model(architecture, seed=0).model
-
-
-def foreign(name: str, **options: Any) -> Any:
-    """A model of another family, of the same size."""
-    import transformers
-
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "max_position_embeddings": 64}
-    ids = {"vocab_size": 16, "bos_token_id": 2, "eos_token_id": EOS, "pad_token_id": PAD}
-    config = getattr(transformers, f"{name}Config")(**(shape | ids | options))
-    kind = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(name, f"{name}ForCausalLM")
-    return getattr(transformers, kind)(config)
-
-
-FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": llama,
-    "qwen2": lambda: foreign("Qwen2"),
-    "qwen2 with a window above": lambda: foreign(
-        "Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1
-    ),
-    "qwen3": lambda: foreign("Qwen3", head_dim=16),
-    "smollm3, a layer without positions": lambda: foreign("SmolLM3", no_rope_layers=[1, 0]),
-    "gemma": lambda: foreign("Gemma", head_dim=16),
-    "gemma3": lambda: foreign(
-        "Gemma3Text", head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
-    ),
-    "phi3": lambda: foreign("Phi3"),
-    "olmo2": lambda: foreign("Olmo2"),
-    "granite": lambda: foreign("Granite", logits_scaling=2.0),
-    "gemma2": lambda: foreign(
-        "Gemma2", head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, final_logit_softcapping=3.0
-    ),
-    "mistral with a window": lambda: foreign("Mistral", sliding_window=4),
-    "gpt2, learnt positions": lambda: foreign("GPT2", n_embd=32, n_layer=2, n_head=4, n_positions=64),
-    "lfm2, convolutions": lambda: foreign("Lfm2", layer_types=["conv", "full_attention"]),
-}
-
-
 STATIC = {"gpt2, learnt positions", "lfm2, convolutions"}
 """Families whose attention or past is of their own kind."""
-
-
-@cache
-def family(name: str) -> Any:
-    return spread(FAMILIES[name]())
 
 
 def engine(model: Any, *, eos_ids: Sequence[int] = (EOS,), pad_id: int = PAD, concurrent: int = 64, **options: Any):
@@ -407,15 +351,14 @@ def test_the_cache_stays_within_its_bound():
 
 
 def test_what_a_slot_held_before_never_matters():
-    cache = SlotCache(2)
+    cache = SlotCache(2, longest=8)
     prompts = PackedPrompts([(3, 4, 5), (6,)], torch.float32)
     options = {"scaling": 1.0, "window": None, "softcap": None}
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 4, 8, generator=generator) for _ in range(3))
     prompts.attend(0, query, key, value, **options)
     cache.fill([0, 1], prompts, 0)
-    cache.values[0][:] = torch.nan
-    cache.keys[0][:] = torch.nan
+    cache.stored[0][:] = torch.nan
     cache.fill([0, 1], prompts, 1)
     cache.begin(torch.tensor([1, 1]), 1)
     token = [part[:, :, :1].expand(2, -1, -1, -1) for part in (query, key, value)]

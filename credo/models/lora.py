@@ -1,0 +1,152 @@
+"""Policy and PRM as LoRA adapters (arXiv 2106.09685) on one frozen backbone, whose weights are in memory once.
+
+Each role is a model with modules of its own around the same parameters, so nothing is switched on or off: whatever the
+order of forward and backward passes, a role is the backbone plus its adapter. The backbone alone is the reference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from credo.config import LoraConfig
+from credo.models.causal import Compute
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "default"
+"""Of the only adapter in a model, as PEFT has it."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+def freeze(model: PreTrainedModel, compute: Compute) -> None:
+    """Makes ``model`` a backbone, whose weights no longer learn.
+
+    With "bf16" those of linear layers, the output layer aside, are kept in that precision. Autocast would make the same
+    of them at every use, so no log-prob changes, and they take half the memory.
+    """
+    model.requires_grad_(False)
+    if compute == "bf16":
+        for layer in model.modules():
+            if type(layer) is nn.Linear and layer is not model.get_output_embeddings():
+                layer.bfloat16()
+
+
+def as_now(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
+    """``model`` as it stays when roles learn that started from it: a copy, or itself if what learns is adapters."""
+    return model if config.rank else copy.deepcopy(model)
+
+
+def with_adapter(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> PreTrainedModel:
+    """A model that shares all parameters of ``backbone`` and has an adapter more, in fp32, which alone learns.
+
+    The adapter starts without effect: its second factor is 0; ``seed`` fixes the first. With rank 0 it is ``backbone``
+    itself. Raises ValueError if PEFT is not installed, or if ``config.targets`` name no layers or not linear ones.
+    """
+    if config.rank == 0:
+        return backbone
+    peft = _imported()
+    model = copy.deepcopy(backbone, {id(weight): weight for weight in backbone.parameters()})
+    everywhere = config.targets == ("all-linear",)
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules="all-linear" if everywhere else list(config.targets),
+        base_model_name_or_path=backbone.name_or_path,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            peft.inject_adapter_in_model(settings, model, NAME)
+    except ValueError as error:
+        raise ValueError(f"lora.targets = {list(config.targets)} does not fit this model: {error}") from error
+    found = dict(_adapted_layers(model))
+    for name, layer in found.items():
+        if not isinstance(layer, peft.tuners.lora.Linear) or layer is model.get_output_embeddings():
+            raise ValueError(f"lora.targets: {name} takes no adapter, only linear layers below the output layer do.")
+    for target in () if everywhere else config.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in found):
+            raise ValueError(f"lora.targets: this model has no layer of the name '{target}'.")
+    for weight in _adapter(model).values():
+        weight.data = weight.data.float()
+    return model.eval()
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether ``model`` is one of :func:`with_adapter`."""
+    return NAME in getattr(model, "peft_config", {})
+
+
+@torch.no_grad()
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` as one without adapter that computes the same, up to rounding; its linear layers are fp32 copies."""
+    if not has_adapter(model):
+        return model
+    whole: Any = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    del whole.peft_config
+    for name, layer in list(_adapted_layers(whole)):
+        layer.base_layer.weight = _constant(layer.base_layer.weight.float() + layer.get_delta_weight(NAME))
+        whole.set_submodule(name, layer.base_layer)
+    for module in whole.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.dtype != torch.float32:
+                setattr(module, name, _constant(weight.float()))
+    return whole
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """The adapter of ``model`` as PEFT has it on disk."""
+    from safetensors.torch import save_file
+
+    settings: Any = copy.copy(model.peft_config[NAME])  # pyright: ignore[reportIndexIssue]
+    settings.inference_mode = True
+    settings.target_modules = sorted(settings.target_modules)  # a set, in another order in each process
+    settings.save_pretrained(folder)
+    save_file({name: weight.detach().contiguous() for name, weight in _adapter(model).items()}, folder / WEIGHTS)
+
+
+@torch.no_grad()
+def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """The adapter saved in ``folder``, written into ``model``, bit for bit. Raises ValueError if it does not fit."""
+    from safetensors.torch import load_file
+
+    saved, own = load_file(folder / WEIGHTS), _adapter(model)
+    if {name: weight.shape for name, weight in saved.items()} != {name: weight.shape for name, weight in own.items()}:
+        raise ValueError(
+            f"{folder} holds an adapter of another shape than this run's; resume with the model, lora.rank and "
+            "lora.targets it began with."
+        )
+    for name, weight in own.items():
+        weight.copy_(saved[name])
+
+
+def _adapter(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What learns, by the names that PEFT gives it on disk."""
+    learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    return {f"base_model.model.{name.replace(f'.{NAME}.', '.')}": weight for name, weight in learning}
+
+
+def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "base_layer"))
+
+
+def _constant(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def _imported() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError(
+            f"lora.rank is above 0, but peft cannot be imported ({error}); pip install 'credo[lora]', or set "
+            "lora.rank = 0."
+        ) from error
+    return peft
