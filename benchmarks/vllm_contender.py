@@ -1,8 +1,8 @@
 """vLLM on the CPU, sampling when asked, in a Python that has it. ``rollout.py`` starts it.
 
-It runs as vLLM does by itself: compiled, its engine in processes of its own, a thread bound to each core. That was faster
-than in one process and than with Intel's OpenMP. No log-probs are asked for, which spares it work that a training run
-would need, and each request computes its prompts anew.
+It runs as vLLM does by itself: compiled, its engine in processes of its own, a thread bound to each core. That was
+faster than in one process and than with Intel's OpenMP. No log-probs are asked for, which spares it work that a training
+run would need, and each request computes its prompts anew.
 """
 
 from __future__ import annotations

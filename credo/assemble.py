@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 Encode = Callable[[Problem], tuple[int, ...]]
 Decode = Callable[[Sequence[int]], str]
 StepEnds = Callable[[Batch], Bool[Tensor, "B S"]]
+Control = Callable[[Float[Tensor, "B S"] | None, Bool[Tensor, "B S"], int], Float[Tensor, "B S"] | None]
 POLICY, PRM = 0, 1
 """What tells the seeds of their adapters apart."""
-Control = Callable[[Float[Tensor, "B S"] | None, Bool[Tensor, "B S"], int], Float[Tensor, "B S"] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
