@@ -5,8 +5,8 @@ the extra smollm2). The contenders take turns within a round, on the same prompt
 medians and ratios of medians, and figures of different runs say nothing beside each other. Without ``--mixed`` every
 response has ``--tokens`` tokens. With it, every 48th token of the vocabulary ends a response, so that lengths differ:
 this engine and vLLM refill 64 slots, generate runs one batch of 64 after another; only tokens up to the end count.
-vLLM runs in ``.venv-vllm`` (made by ``make test-vllm``) and is left out where that is missing; it compiles when it
-starts, which takes a minute or more and is not counted.
+vLLM runs in ``.venv-vllm`` (made by ``make test-vllm``) and is left out where that is missing; that it compiles when it
+starts, for a minute or more, is not counted.
 """
 
 from __future__ import annotations

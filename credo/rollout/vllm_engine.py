@@ -1,6 +1,6 @@
 """Samples with vLLM inside the training process: a second copy of the weights, renewed and checked after every update.
 
-Knows vLLM's interface as of 0.32, on which it is tested on the CPU; it is untested on CUDA. One process: a model
+Knows vLLM's interface of 0.30 and 0.32, tested on the CPU with both; untested on CUDA. One process: a model
 spread over several GPUs, or vLLM as a server, is not its business.
 """
 
