@@ -31,6 +31,7 @@ bench: .venv/slow.installed
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/logprobs.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/lora_memory.py
 
 check: .venv/dev.installed
 	$(BIN)/ruff format --check --quiet .
