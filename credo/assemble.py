@@ -30,6 +30,7 @@ from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
 from credo.models.trunk import Trunk, with_own_top
+from credo.options import EvaluateOptions
 from credo.rollout.engine import RolloutEngine, SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 from credo.rollout.vllm_engine import Probe, VllmEngine
@@ -180,15 +181,15 @@ def build_verifier(config: VerifyConfig, sandbox: SandboxConfig, kinds: Collecti
     )
 
 
-def training_params(config: RolloutConfig) -> SamplingParams:
-    """How training rollouts are drawn."""
+def sampling_params(options: RolloutConfig | EvaluateOptions) -> SamplingParams:
+    """How responses are drawn: those of training, or those of `credo evaluate`."""
     return SamplingParams(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        max_tokens=config.max_tokens,
-        stop=config.stop,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        max_tokens=options.max_tokens,
+        stop=options.stop,
     )
 
 
@@ -226,7 +227,7 @@ def _collector(
         encode=encode,
         decode=decode,
         config=config.filter,
-        params=training_params(config.rollout),
+        params=sampling_params(config.rollout),
         per_prompt=config.rollout.per_prompt,
         seed=config.run.seed,
         max_unknown_share=config.verify.max_unknown_share,

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from credo.assemble import build_verifier, decoder, encoder
+from credo.assemble import build_verifier, decoder, encoder, sampling_params
 from credo.config import DataConfig, SandboxConfig, VerifyConfig
 from credo.console import Console
 from credo.data.problems import load_problems
@@ -15,7 +15,6 @@ from credo.evaluation import Evaluation, evaluate_policy
 from credo.models.causal import CausalModel, load_model
 from credo.models.precision import choose_compute
 from credo.options import EvaluateOptions
-from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 
 
@@ -32,7 +31,7 @@ def evaluate(options: EvaluateOptions) -> None:
     start = load_model(options.model, key="--model", device=choose_device(options.device))
     engine = _engine(start, options, console)
     verifier = build_verifier(verify, SandboxConfig(url=options.sandbox_url), kinds)
-    params = _sampling_params(options)
+    params = sampling_params(options)
     results = []
     try:
         for source, problems in benchmarks.items():
@@ -73,17 +72,6 @@ def _engine(start: CausalModel, options: EvaluateOptions, console: Console) -> T
         concurrent=options.concurrent,
         compute=choose_compute(device, console.say) if options.compute == "auto" else options.compute,
         decode=decoder(start),
-    )
-
-
-def _sampling_params(options: EvaluateOptions) -> SamplingParams:
-    return SamplingParams(
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        max_tokens=options.max_tokens,
-        stop=options.stop,
     )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo.algo.advantages import PrimeReturns
-from credo.assemble import Parts, training_params
+from credo.assemble import Parts, sampling_params
 from credo.config import TrainConfig
 from credo.metrics import outcome_metrics, pair_accuracy_change, prm_metrics
 from credo.prefix_check import check_prefixes
@@ -55,7 +55,7 @@ def _measured(
             engine=parts.engine,
             verifier=parts.verifier,
             decode=parts.decode,
-            params=training_params(config.rollout),
+            params=sampling_params(config.rollout),
             prefixes=config.instruments.prefixes,
             completions=config.instruments.completions,
             seed=mixed_seed(config.run.seed, step),

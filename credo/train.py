@@ -33,7 +33,7 @@ def train(config: TrainConfig, *, resume: str = "auto", world: World | None = No
         closing(Journal(config, folder, resume)) as journal,
     ):
         parts = assemble(journal.config, world, journal.console)
-        with closing(parts.verifier):
+        with closing(parts.verifier), closing(parts.engine):
             loop(journal.config, parts, journal, interruption, world)
     return folder.folder
 

@@ -57,6 +57,9 @@ class Witness:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.engine.load_weights(weights)
 
+    def close(self) -> None:
+        self.engine.close()
+
 
 def weights(model: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).clone()

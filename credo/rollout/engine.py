@@ -54,6 +54,10 @@ class RolloutEngine(Protocol):
         """Sample from these weights from now on."""
         ...
 
+    def close(self) -> None:
+        """Frees what sampling took; nothing is sampled any more."""
+        ...
+
 
 class ScriptedEngine:
     """A test double: ``respond(prompt, k, seed)`` gives the response, with its end-of-sequence token if it ends."""
@@ -80,6 +84,9 @@ class ScriptedEngine:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """A script has no weights."""
+
+    def close(self) -> None:
+        """A script holds nothing."""
 
     def _rollout(self, prompt: tuple[int, ...], response: tuple[int, ...]) -> Rollout:
         return Rollout(

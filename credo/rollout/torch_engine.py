@@ -116,6 +116,10 @@ class TorchEngine:
                 if own[name] is not tensor:
                     own[name].copy_(tensor)
 
+    def close(self) -> None:
+        """Drops the packed weights."""
+        self._body = None
+
     def _decoder(
         self, rows: list[Row], prompts: Sequence[tuple[int, ...]], writer: Writer, slots: int
     ) -> ContinuousDecoder | StaticDecoder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,21 +77,15 @@ class VllmEngine:
         shape = model.config.get_text_config()
         context = min(context, getattr(shape, "max_position_embeddings", context))
         self._probes = _probe_tokens(shape.vocab_size, min(PROBE_TOKENS, context - 1))
+        options = {
+            "dtype": self._dtype,
+            "max_model_len": context,
+            "max_num_seqs": concurrent,
+            "kv_cache_memory_bytes": cache_bytes or CACHE_BYTES,
+            "enforce_eager": eager,
+        }
         try:
-            with tempfile.TemporaryDirectory(prefix="credo-vllm-") as folder, _process_as_it_was():
-                model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
-                self._llm = self._vllm.LLM(
-                    folder,
-                    dtype=self._dtype,
-                    max_model_len=context,
-                    max_num_seqs=concurrent,
-                    kv_cache_memory_bytes=cache_bytes or CACHE_BYTES,
-                    gpu_memory_utilization=0.01,  # the trainer has the rest; the cache has its own bound
-                    logprobs_mode="processed_logprobs",
-                    enforce_eager=eager,
-                    use_tqdm_on_load=False,
-                )
+            self._llm = _started(self._vllm, model, tokenizer, options)
             own = self._probe_logprobs()
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise ValueError(
@@ -223,6 +217,20 @@ def _imported() -> Any:
             "rollout.engine = 'torch'."
         ) from error
     return vllm
+
+
+def _started(vllm: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, options: Mapping[str, Any]) -> Any:
+    """vLLM on a copy of ``model``, which it reads from a folder that is there for as long as it starts."""
+    with tempfile.TemporaryDirectory(prefix="credo-vllm-") as folder, _process_as_it_was():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return vllm.LLM(
+            folder,
+            gpu_memory_utilization=0.01,  # the trainer has the rest; the cache has its own bound
+            logprobs_mode="processed_logprobs",
+            use_tqdm_on_load=False,
+            **options,
+        )
 
 
 @contextmanager

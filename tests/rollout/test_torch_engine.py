@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -363,3 +364,11 @@ def test_what_a_slot_held_before_never_matters():
     cache.begin(torch.tensor([1, 1]), 1)
     token = [part[:, :, :1].expand(2, -1, -1, -1) for part in (query, key, value)]
     assert cache.attend(0, *token, **options).isfinite().all()
+
+
+def test_closed_it_holds_no_second_copy_of_the_weights():
+    made = engine(family("llama"))
+    made.sample(PROMPTS, 1, SamplingParams(max_tokens=2), SEEDS)
+    packed = weakref.ref(made._body)
+    made.close()
+    assert packed() is None
