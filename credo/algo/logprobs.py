@@ -163,9 +163,10 @@ class _Logprobs(torch.autograd.Function):
         of_logprobs, of_entropies = grad_outputs
         head = _Head(inputs, weight, bias, chunk)
         gradients = _Gradients(inputs, weight, bias, ctx.needs_input_grad)
+        made_again = weight is not None and not ctx.kept
         for start in range(0, len(inputs), chunk):
             logits = ctx.kept[start // chunk] if ctx.kept else head.logits(start)
-            towards = torch.empty_like(logits)
+            towards = logits if made_again else torch.empty_like(logits)
             for rows, block in _row_blocks(logits, start, temperature):
                 block -= norms[rows, None]
                 weights, silent = block.exp(), of_logprobs[rows] == 0
