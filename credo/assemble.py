@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from credo.ahead import AheadCollector, SettledEngine
 from credo.algo.controls import noise, shuffled
 from credo.algo.credit import CreditRules
 from credo.collect import Collector
@@ -20,21 +23,23 @@ from credo.data.memory import SolveRates
 from credo.data.prompts import render
 from credo.data.steps import step_ends, step_pattern
 from credo.data.stream import ProblemStream
-from credo.dist.device import choose_device, set_threads
+from credo.dist.device import set_threads
 from credo.dist.world import World
 from credo.gate import Gate
-from credo.models.causal import CausalModel, fingerprint, load_model, recompute_layers, response_logprobs
+from credo.models.causal import CausalModel, fingerprint, load_model, response_logprobs
 from credo.models.critic import Critic
-from credo.models.lora import as_now, freeze, with_adapter
+from credo.models.lora import freeze
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
-from credo.models.trunk import Trunk, with_own_top
-from credo.options import EvaluateOptions
+from credo.roles import build_roles
 from credo.rollout.engine import RolloutEngine, SamplingParams
 from credo.rollout.torch_engine import TorchEngine
-from credo.rollout.vllm_engine import Probe, VllmEngine
+from credo.rollout.vllm_engine import VllmEngine
+from credo.rollout.vllm_server import ServerEngine
+from credo.rollout.vllm_shared import Probe
 from credo.seeds import mixed_seed
+from credo.sharing import SharedEngine, SharedVerifier
 from credo.types import Batch, Problem
 from credo.verify.extraction import Extraction
 from credo.verify.router import verifier_for
@@ -43,20 +48,19 @@ from credo.verify.strictness import Strictness
 from credo.verify.verifier import Verifier
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 Encode = Callable[[Problem], tuple[int, ...]]
 Decode = Callable[[Sequence[int]], str]
 StepEnds = Callable[[Batch], Bool[Tensor, "B S"]]
 Control = Callable[[Float[Tensor, "B S"] | None, Bool[Tensor, "B S"], int], Float[Tensor, "B S"] | None]
-POLICY, PRM = 0, 1
-"""What tells the seeds of their adapters apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Everything a training run is made of."""
 
+    world: World
     start: CausalModel
     """The policy's model with its tokenizer."""
     policy: Policy
@@ -74,7 +78,7 @@ class Parts:
     """Where the steps of a batch end, if process rewards stand there."""
     engine: RolloutEngine
     verifier: Verifier
-    collector: Collector
+    collector: Collector | AheadCollector
     encode: Encode
     decode: Decode
     held_out: tuple[Problem, ...]
@@ -83,7 +87,7 @@ class Parts:
 
 
 def assemble(config: TrainConfig, world: World, console: Console) -> Parts:
-    """Loads the data, then the models. Raises ValueError for whatever the user can mend."""
+    """Collective. Loads the data, then the models. Raises ValueError for whatever the user can mend."""
     set_threads(config.run.threads)
     train, held_out = training_problems(config, console)
     kinds = {problem.kind for problem in [*train, *held_out]}
@@ -106,37 +110,34 @@ def _assembled(
     verifier: Verifier,
 ) -> Parts:
     """The models, and what is made of them."""
-    device = choose_device(config.run.device)
-    start = load_model(config.model.path, device=device)
+    start = load_model(config.model.path, device="cpu" if world.sharded else world.device)
     encode, decode = encoder(start, config.data), decoder(start)
     train = short_enough(train, encode, config.data, console)
     held_out = short_enough(held_out, encode, config.data, console) if held_out else []
     marked = fingerprint(start)
     if config.lora.rank:
         freeze(start.model, config.model.precision)
-    policy = _policy(config, start)
-    prm, reference = _prm(config, start, policy)
-    if config.lora.rank == 0:
-        _warn_of_sizes(prm, reference, console)
-    if config.training.gradient_checkpointing:
-        for learner in (policy, prm):
-            if learner is not None:
-                recompute_layers(learner.model)
-    engine = build_engine(replace(start, model=policy.model), config, console)
+    whole: Any = copy.deepcopy(start.model).to(world.device) if world.sharded else None  # pyright: ignore
+    roles = build_roles(config, start, world, console)
+    if config.rollout.ahead and whole is None:
+        whole = copy.deepcopy(roles.policy.model)
+    engine = build_engine(replace(start, model=whole or roles.policy.model), roles.policy, config, world, console)
+    collector, engine, verifier = _collecting(config, world, train, encode, decode, engine, verifier)
     return Parts(
+        world=world,
         start=start,
-        policy=policy,
-        prm=prm,
-        reference=reference,
-        anchor=_anchor(config, start, reference),
-        critic=_critic(config, start),
+        policy=roles.policy,
+        prm=roles.prm,
+        reference=roles.reference,
+        anchor=roles.anchor,
+        critic=roles.critic,
         rules=CreditRules(**config.credit_options()),
         gate=Gate(config.advantage.gate_accuracy),
         control=_control(config),
         step_ends=_step_ends(config, start),
         engine=engine,
         verifier=verifier,
-        collector=_collector(config, world, train, encode, decode, engine, verifier),
+        collector=collector,
         encode=encode,
         decode=decode,
         held_out=tuple(held_out),
@@ -144,19 +145,37 @@ def _assembled(
     )
 
 
-def build_engine(start: CausalModel, config: TrainConfig, console: Console) -> RolloutEngine:
-    """The engine that samples from ``start``; it says how."""
+def build_engine(
+    start: CausalModel, policy: Policy, config: TrainConfig, world: World, console: Console
+) -> RolloutEngine:
+    """Collective. The engine that samples from ``start``, the policy itself or a copy to keep like it; it says how."""
     rollout, compute = config.rollout, config.model.precision
     common: dict[str, Any] = {"eos_ids": start.eos_ids, "concurrent": rollout.concurrent, "compute": compute}
-    common["cache_bytes"] = int(rollout.cache_gb * 2**30) if rollout.cache_gb else None
-    if rollout.engine == "vllm":
-        trained = partial(response_logprobs, start.model, compute=compute)
-        probe = Probe(trained=trained, threshold=rollout.probe_threshold, warn=console.warn)
-        context = config.data.max_prompt_tokens + rollout.max_tokens
-        engine = VllmEngine(start.model, start.tokenizer, context=context, probe=probe, **common)
-    else:
-        own: dict[str, Any] = {"pad_id": start.pad_id, "decode": decoder(start), "packed": rollout.packed}
-        engine = TorchEngine(start.model, **own, **common)
+    cache_bytes = int(rollout.cache_gb * 2**30) if rollout.cache_gb else None
+    trained = partial(response_logprobs, policy.model, compute=compute)
+    probe = Probe(trained=trained, threshold=rollout.probe_threshold, warn=console.warn)
+    context = config.data.max_prompt_tokens + rollout.max_tokens
+    match rollout.engine:
+        case "torch":
+            own: dict[str, Any] = {"pad_id": start.pad_id, "decode": decoder(start), "packed": rollout.packed}
+            engine = TorchEngine(start.model, cache_bytes=cache_bytes, **own, **common)
+        case "vllm":
+            own = {"context": context, "probe": probe, "cache_bytes": cache_bytes}
+            engine = VllmEngine(start.model, start.tokenizer, **own, **common)
+        case "vllm-server":
+            shape = start.model.config.get_text_config()
+            engine = ServerEngine(
+                rollout.servers,
+                folder=Path(config.run.folder) / config.run.name,
+                probe=probe,
+                context=min(context, shape.max_position_embeddings),
+                vocabulary=shape.vocab_size,
+                max_lag=rollout.max_lag,
+                first=world.is_first,
+                together=world.broadcast,
+                **common,
+            )
+            engine.load_weights(policy.weights())
     console.say(f"Sampling: {engine.summary}.")
     return engine
 
@@ -181,8 +200,8 @@ def build_verifier(config: VerifyConfig, sandbox: SandboxConfig, kinds: Collecti
     )
 
 
-def sampling_params(options: RolloutConfig | EvaluateOptions) -> SamplingParams:
-    """How responses are drawn: those of training, or those of `credo evaluate`."""
+def sampling_params(options: RolloutConfig) -> SamplingParams:
+    """How the responses of training are drawn."""
     return SamplingParams(
         temperature=options.temperature,
         top_k=options.top_k,
@@ -209,7 +228,7 @@ def decoder(start: CausalModel) -> Decode:
     return lambda ids: start.tokenizer.decode(list(ids), skip_special_tokens=True)  # pyright: ignore
 
 
-def _collector(
+def _collecting(
     config: TrainConfig,
     world: World,
     problems: list[Problem],
@@ -217,11 +236,29 @@ def _collector(
     decode: Decode,
     engine: RolloutEngine,
     verifier: Verifier,
+) -> tuple[Collector | AheadCollector, RolloutEngine, Verifier]:
+    """The collector, and the engine and verifier that the rest of the run sees."""
+
+    def shared(by: World) -> tuple[RolloutEngine, Verifier]:
+        return (engine, verifier) if by.size == 1 else (SharedEngine(engine, by), SharedVerifier(verifier, by))
+
+    seen = shared(world)
+    if not config.rollout.ahead:
+        return _collector(config, problems, encode, decode, *seen), *seen
+    ahead = AheadCollector(_collector(config, problems, encode, decode, *shared(world.beside())))
+    return ahead, SettledEngine(seen[0], ahead), seen[1]
+
+
+def _collector(
+    config: TrainConfig,
+    problems: list[Problem],
+    encode: Encode,
+    decode: Decode,
+    engine: RolloutEngine,
+    verifier: Verifier,
 ) -> Collector:
     return Collector(
-        stream=ProblemStream(
-            problems, seed=config.run.seed, rank=world.rank, world_size=world.size, memory=_memory(config)
-        ),
+        stream=ProblemStream(problems, seed=config.run.seed, memory=_memory(config)),
         engine=engine,
         verifier=verifier,
         encode=encode,
@@ -249,60 +286,6 @@ def _memory(config: TrainConfig) -> SolveRates | None:
     )
 
 
-def _policy(config: TrainConfig, start: CausalModel) -> Policy:
-    return Policy(
-        with_adapter(start.model, config.lora, mixed_seed(config.run.seed, POLICY)),
-        config.policy,
-        temperature=config.rollout.temperature,
-        token_budget=config.training.tokens_per_microbatch,
-        compute=config.model.precision,
-        seed=config.run.seed,
-    )
-
-
-def _prm(config: TrainConfig, start: CausalModel, policy: Policy) -> tuple[Prm | None, Reference | Policy | None]:
-    """PRM and reference, copied from the policy's start in memory unless they have a start of their own."""
-    if not config.prm.enabled:
-        return None, None
-    model = _own_model("prm.path", config.prm.path, config, start)
-    common: dict[str, Any] = {"token_budget": config.training.tokens_per_microbatch, "compute": config.model.precision}
-    if config.prm.top_layers:
-        common["trunk"] = Trunk(model, config.prm.top_layers, **common)
-        prm = Prm(with_own_top(model, config.prm.top_layers), config.prm, **common)
-        return prm, Reference(model, **common)
-    learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))
-    prm = Prm(learning, config.prm, **common)
-    match config.prm.reference:
-        case "policy":
-            return prm, policy
-        case "own":
-            return prm, _frozen(as_now(model, config.lora), config)
-        case "initial":
-            return prm, _frozen(_own_model("prm.reference_path", config.prm.reference_path, config, start), config)
-
-
-def _anchor(config: TrainConfig, start: CausalModel, reference: Reference | Policy | None) -> Reference | None:
-    """The policy's frozen start for the KL term; the PRM's reference, where that is the same model."""
-    if config.policy.kl_coef == 0:
-        return None
-    same = config.prm.reference == "initial" and config.prm.reference_path in ("", config.model.path)
-    return reference if same and isinstance(reference, Reference) else _frozen(as_now(start.model, config.lora), config)
-
-
-def _critic(config: TrainConfig, start: CausalModel) -> Critic | None:
-    if config.advantage.estimator != "gae":
-        return None
-    return Critic(
-        start.model,
-        config.critic,
-        minibatch=config.policy.minibatch,
-        max_grad_norm=config.policy.max_grad_norm,
-        token_budget=config.training.tokens_per_microbatch,
-        compute=config.model.precision,
-        seed=config.run.seed,
-    )
-
-
 def _control(config: TrainConfig) -> Control:
     """The log-ratios as they are, or a control of them seeded by run and step."""
     replaced = {"none": None, "shuffled": shuffled, "random": noise}[config.advantage.control]
@@ -318,32 +301,3 @@ def _step_ends(config: TrainConfig, start: CausalModel) -> StepEnds | None:
         return None
     pattern = step_pattern(config.prm.step_boundary, config.prm.step_pattern)
     return lambda batch: step_ends(batch.tokens, batch.mask, start.tokenizer, pattern)
-
-
-def _warn_of_sizes(prm: Prm | None, reference: Reference | Policy | None, console: Console) -> None:
-    if prm is not None and reference is not None and _size(prm.model) != _size(reference.model):
-        console.warn(
-            f"The PRM has {_size(prm.model):,} parameters and its reference {_size(reference.model):,}; unless it was "
-            "trained against this reference its log-ratios say little but length. prm.reference = 'own' is its start."
-        )
-
-
-def _size(model: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _frozen(model: PreTrainedModel, config: TrainConfig) -> Reference:
-    return Reference(model, token_budget=config.training.tokens_per_microbatch, compute=config.model.precision)
-
-
-def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> PreTrainedModel:
-    """The model at ``path``, or a copy of the policy's start. Raises ValueError for another tokenizer than its."""
-    if path in ("", config.model.path):
-        return as_now(start.model, config.lora)
-    own = load_model(path, key=key, device=str(start.model.device))
-    if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
-        raise ValueError(
-            f"{key} = '{path}' has another tokenizer than model.path = '{config.model.path}'; log-ratios compare "
-            "tokens one by one, so both need the same."
-        )
-    return own.model

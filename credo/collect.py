@@ -104,13 +104,13 @@ class Collector:
 
     def state(self) -> dict[str, Any]:
         """Stream position and surplus as JSON values."""
-        surplus = [asdict(group) | {"problem": group.problem.id} for group in self.surplus]
+        surplus = [group_values(group) for group in self.surplus]
         return {"stream": self.stream.state(), "surplus": surplus, "surplus_version": self.surplus_version}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The collector as it was when ``state`` was taken."""
         self.stream.restore(state["stream"])
-        self.surplus = tuple(self._group(values) for values in state["surplus"])
+        self.surplus = tuple(self.group(values) for values in state["surplus"])
         self.surplus_version = state["surplus_version"]
 
     def _fresh_surplus(self, policy_version: int) -> list[Group]:
@@ -164,7 +164,8 @@ class Collector:
         baselines = iter(self._judged(problems, unseeded, tally, progress, greedy=True))
         return [_based(group, next(baselines)) if reason is None else (group, reason) for group, reason in sifted]
 
-    def _group(self, values: Mapping[str, Any]) -> Group:
+    def group(self, values: Mapping[str, Any]) -> Group:
+        """The group of :func:`group_values`."""
         return Group(
             problem=self.stream.problem(values["problem"]),
             rollouts=tuple(_rollout(rollout) for rollout in values["rollouts"]),
@@ -172,6 +173,11 @@ class Collector:
             verdicts=tuple(Verdict(**verdict) for verdict in values["verdicts"]),
             greedy=values["greedy"] and _greedy(values["greedy"]),
         )
+
+
+def group_values(group: Group) -> dict[str, Any]:
+    """``group`` as JSON values, its problem by id."""
+    return asdict(group) | {"problem": group.problem.id}
 
 
 def judged_group(

@@ -13,14 +13,16 @@ PIPE_INTERVAL = 15.0
 
 
 class Console:
-    """Prints lines, and copies them to ``log`` if there is one."""
+    """Prints lines, and copies them to ``log`` if there is one; ``quiet``, on all ranks but the first, neither."""
 
-    def __init__(self, log: Path | None = None) -> None:
-        self.log = log
+    def __init__(self, log: Path | None = None, *, quiet: bool = False) -> None:
+        self.log, self.quiet = log, quiet
         self.live = sys.stdout.isatty()
 
     def say(self, line: str) -> None:
         """Prints ``line`` and logs it with the time of day."""
+        if self.quiet:
+            return
         print(line, flush=True)
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
@@ -33,7 +35,9 @@ class Console:
     @contextmanager
     def stage(self, name: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """Shows that a long stage is alive: gives a function to be told of every so many ``unit`` done."""
-        if self.live:
+        if self.quiet:
+            yield lambda count: None
+        elif self.live:
             with _live_bar(name, unit, total) as advance:
                 yield advance
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from credo import checkpoint
 from credo.algo.advantages import PrimeReturns
 from credo.assemble import Parts
+from credo.checkpoint import Remote, Saver, restore, worths
 from credo.config import TrainConfig
 from credo.console import Console, duration
-from credo.evaluation import evaluate_policy, paired_gain
+from credo.dist.world import World
+from credo.evaluation.held_out import evaluate_policy
 from credo.loggers import JsonlLogger, Loggers, tracker
+from credo.measures.intervals import paired_gain
 from credo.models.precision import with_compute_chosen
 from credo.recipe import flat, to_toml
 from credo.rollout.engine import SamplingParams
@@ -27,6 +30,8 @@ from credo.types import Batch, Group
 from credo.watch import Watch
 
 EVALUATION_SEED = 1_000_003
+Report = Callable[[int, Mapping[str, float]], None]
+"""Told the number of a step and its metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +61,23 @@ class Step:
 class Journal:
     """The written side of one run. ``config`` is the one given, with what it leaves open chosen."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, resume: str) -> None:
-        self.folder = folder
-        self.console = Console(folder.folder / LOG)
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, resume: str, world: World, report: Report | None = None
+    ) -> None:
+        self.folder, self.world, self.report = folder, world, report
+        self.console = console = Console(folder.folder / LOG, quiet=not world.is_first)
+        url = config.checkpoint.remote
+        # Half of what the others wait for the first rank, which alone asks it.
+        remote = Remote(url, folder.folder, limit=world.timeout / 2) if url else None
+        if remote is not None:
+            world.first(lambda: remote.fetch(console.warn))
         recorded = partial(folder.recorded, resume=resume)
-        self.config = config = with_compute_chosen(config, recorded, self.console.say)
-        self.watch = Watch(config, self.console)
-        self._found = folder.begin(resume, flat(config), to_toml(config), self.console.warn)
-        trackers = [tracker(kind, config.run.name, folder.folder, flat(config)) for kind in config.run.trackers]
-        self.logger = Loggers([JsonlLogger(folder.folder / METRICS), *trackers])
+        self.config = config = world.first(lambda: with_compute_chosen(config, recorded, console.say))
+        self.watch = Watch(config, console)
+        self._found = world.first(lambda: folder.begin(resume, flat(config), to_toml(config), console.warn))
+        self.saver = Saver(folder.checkpoints, config.checkpoint, world=world, remote=remote, warn=console.warn)
+        self.logger = Loggers([])
+        world.first(self._open_loggers)
 
     def restore(self, parts: Parts) -> int:
         """Writes the newest checkpoint into ``parts``; returns the steps already made, 0 for a fresh run."""
@@ -76,7 +89,7 @@ class Journal:
                 f"model.path = '{self.config.model.path}' holds other weights than when the run of {found.folder} "
                 "began, so its reference is gone; put them back or start another run."
             )
-        checkpoint.restore(found, policy=parts.policy, prm=parts.prm, critic=parts.critic)
+        restore(found, policy=parts.policy, prm=parts.prm, critic=parts.critic)
         parts.engine.load_weights(parts.policy.weights())
         parts.collector.restore(found.state["collector"])
         self.watch.restore(found.state["watch"])
@@ -86,8 +99,7 @@ class Journal:
 
     def save(self, step: int, parts: Parts) -> None:
         """Writes a checkpoint of the finished ``step``."""
-        checkpoint.save(
-            self.folder.checkpoints,
+        self.saver.save(
             step,
             policy=parts.policy,
             prm=parts.prm,
@@ -100,12 +112,13 @@ class Journal:
                 "gate": parts.gate.state(),
                 "fingerprint": parts.fingerprint,
             },
-            keep=self.config.checkpoint.keep,
+            worth=self._worth(),
         )
 
     def evaluate(self, step: int, parts: Parts) -> None:
         """Avg@k on the held-out problems, into evaluation.jsonl, where it is due at ``step`` and not yet there."""
-        config, evaluated = self.config, self.folder.read_lines(EVALUATION)
+        config = self.config
+        evaluated = self.world.first(lambda: self.folder.read_lines(EVALUATION))
         every = config.evaluation.every or config.run.steps
         due = step % every == 0 or step == config.run.steps
         if not parts.held_out or not due or (evaluated and evaluated[-1]["step"] == step):
@@ -138,22 +151,22 @@ class Journal:
     def record(
         self, step: int, parts: Parts, metrics: Mapping[str, float], groups: tuple[Group, ...], made: Step | None
     ) -> None:
-        """Logs the metrics of ``step``, writes its rollouts, and says what a person should know.
+        """Collective. Logs the metrics of ``step``, writes its rollouts, and says what a person should know.
 
         Raises RuntimeError when the run has nothing left to learn from, or nothing sound.
         """
-        self.logger.log(step, metrics)
-        self.console.say(self._line(step, metrics))
-        every = self.config.checkpoint.rollouts_every
-        if made is not None:
-            if every and step % every == 0:
-                self.folder.write_rollouts(step, rollout_rows(groups, made, parts))
-            if made.skipped:
-                self._dump(step, made)
+        with self.world.stage("writing what a step has made"):
+            self.world.first(partial(self.logger.log, step, metrics))
+            if self.report is not None:
+                self.report(step, metrics)
+            self.world.first(partial(self._write, step, parts, metrics, groups, made))
         self.watch.see(step, metrics, empty=made is None)
 
     def finish(self, parts: Parts) -> None:
-        """Says what was gained and where to look."""
+        """Collective. Says what was gained and where to look, once the last checkpoint is on disk."""
+        self.saver.wait()
+        if not self.world.is_first:
+            return
         evaluated = self.folder.read_lines(EVALUATION)
         judged = all(line["eval/accuracy"] is not None for line in evaluated)
         if len(evaluated) > 1 and evaluated[0]["step"] == 0 and judged:
@@ -168,8 +181,33 @@ class Journal:
         self.console.say(f"Everything is in {self.folder.folder}: metrics.jsonl, rollouts/, checkpoints/.")
 
     def close(self) -> None:
-        """Writes what the loggers hold back."""
-        self.logger.close()
+        """Writes what is held back."""
+        with closing(self.logger):
+            self.saver.close()
+
+    def _worth(self) -> dict[int, float]:
+        """What steps are worth by ``checkpoint.metric``, where the best are kept."""
+        if not self.config.checkpoint.best or not self.world.is_first:
+            return {}
+        lines = [line for name in (METRICS, EVALUATION) for line in self.folder.read_lines(name)]
+        return worths(lines, self.config.checkpoint.metric)
+
+    def _open_loggers(self) -> None:
+        run = self.config.run
+        trackers = [tracker(kind, run.name, self.folder.folder, flat(self.config)) for kind in run.trackers]
+        self.logger = Loggers([JsonlLogger(self.folder.folder / METRICS), *trackers])
+
+    def _write(
+        self, step: int, parts: Parts, metrics: Mapping[str, float], groups: tuple[Group, ...], made: Step | None
+    ) -> None:
+        self.console.say(self._line(step, metrics))
+        if made is None:
+            return
+        every = self.config.checkpoint.rollouts_every
+        if every and step % every == 0:
+            self.folder.write_rollouts(step, rollout_rows(groups, made, parts))
+        if made.skipped:
+            self._dump(step, made)
 
     def _dump(self, step: int, made: Step) -> None:
         path = self.folder.folder / "nonfinite" / f"step-{step:06d}.pt"

@@ -16,6 +16,7 @@ from credo.algo.measures import auc, calibration_error, correlation, thirds
 from credo.algo.policy_losses import approx_kl
 from credo.algo.prm_losses import ceiling_distance, dead_gradient_share, prm_cross_entropy
 from credo.algo.rewards import informative_pair_accuracy, last_token, pair_accuracy
+from credo.dist.world import World
 from credo.types import Batch
 
 
@@ -81,10 +82,12 @@ def pair_accuracy_change(
     }
 
 
-def memory_metrics() -> Mapping[str, float]:
-    """Peak resident memory of this process, in MiB (ru_maxrss counts KiB on Linux, bytes on macOS)."""
+def memory_metrics(world: World) -> Mapping[str, float]:
+    """Collective. Peak resident memory of a rank, the largest of all, in MiB (ru_maxrss is in KiB on Linux, in bytes
+    on macOS)."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {"mem/peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    peak = torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, dtype=torch.float64)
+    return {"mem/peak_mib": world.all_reduce(peak, "max").item()}
 
 
 def _discrimination(

@@ -22,11 +22,17 @@ MAY_CHANGE = ("run.name", "run.folder", "run.steps", "run.threads", "run.tracker
 
 
 class RunFolder:
-    """Holds the lock on ``folder`` until its ``with`` block ends. Raises ValueError if another process holds it."""
+    """Holds the lock on ``folder`` until its ``with`` block ends. Raises ValueError if another process holds it.
 
-    def __init__(self, folder: Path) -> None:
+    With several ranks the first alone reads and writes; for the others it is a name.
+    """
+
+    def __init__(self, folder: Path, *, reads_only: bool = False) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self._lock = None
+        if reads_only:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / ".lock").open("w")
@@ -39,12 +45,18 @@ class RunFolder:
             raise ValueError(f"Another process is using the run folder {folder}; choose another --run.name.") from None
 
     def begin(
-        self, resume: str, config: Mapping[str, Any], toml: str, warn: Callable[[str], None]
+        self,
+        resume: str,
+        config: Mapping[str, Any],
+        toml: str,
+        warn: Callable[[str], None],
+        *,
+        may_change: tuple[str, ...] = MAY_CHANGE,
     ) -> Checkpoint | None:
         """The checkpoint to go on from, or None for a fresh start; the folder's files agree with it afterwards.
 
         ``resume`` is ``auto`` (go on if there is something to go on from), ``never`` (refuse a folder that has a run)
-        or a checkpoint folder of any run. Raises ValueError if the configuration has changed in a way that matters.
+        or a checkpoint folder of any run. Raises ValueError if the configuration has changed but for ``may_change``.
         """
         checkpoint = newest_whole(self.checkpoints, warn) if self.checkpoints.is_dir() else None
         before = checkpoint.state["config"] if checkpoint else self._unsaved_config()
@@ -57,7 +69,7 @@ class RunFolder:
                 )
             checkpoint = read(Path(resume))
         if before is not None:
-            _refuse_changes(before, config)
+            _refuse_changes(before, config, may_change)
         self._cut_after(checkpoint.step if checkpoint else -1)
         _replace(self.folder / CONFIG, toml)
         return checkpoint
@@ -69,6 +81,8 @@ class RunFolder:
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """One JSON line more in the file ``name``."""
+        if self._lock is None:
+            return
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
@@ -87,7 +101,8 @@ class RunFolder:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _unsaved_config(self) -> dict[str, Any] | None:
         """The configuration of a run that logged steps and left no checkpoint; None if there is none."""
@@ -127,11 +142,11 @@ def _step_of(line: str) -> int | float:
         return float("inf")  # the line that was being written when the run was killed
 
 
-def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], may_change: tuple[str, ...]) -> None:
     """Raises ValueError if a resumed run would not be the run that was stopped."""
     now = json.loads(json.dumps(now))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
+        if before.get(key) != now.get(key) and not key.startswith(may_change):
             raise ValueError(
                 f"{key} was {before.get(key)!r} when this run was started and is {now.get(key)!r} now; set it back or "
                 "choose another --run.name (where credo train can branch off with --resume CHECKPOINT)."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from credo.algo.advantages import Evidence
 from credo.algo.credit import CreditRules
-from credo.algo.masked import AllReduce, local, row_mean
+from credo.algo.masked import row_mean
 from credo.algo.rewards import informative_pair_accuracy
 from credo.assemble import Parts
 from credo.config import TrainConfig
@@ -96,16 +96,17 @@ def score(
             temperature=config.rollout.temperature,
             token_budget=config.training.tokens_per_microbatch,
             compute=config.model.precision,
+            world=parts.world,
         )
         evidence = replace(evidence, expected_log_ratios=expected)
     return Scores(log_ratios=log_ratios, held_out=log_ratios, evidence=evidence)
 
 
-def heard(parts: Parts, batch: Batch, scores: Scores, all_reduce: AllReduce = local) -> CreditRules:
-    """Collective. The rules of credit, the process reward as loud as the PRM has earned by ``gate_accuracy``."""
+def heard(parts: Parts, batch: Batch, scores: Scores) -> CreditRules:
+    """The rules of credit, the process reward as loud as the PRM has earned by ``gate_accuracy``."""
     if scores.held_out is None:
         return parts.rules
-    accuracy = informative_pair_accuracy(scores.held_out, batch.outcomes, batch.mask, batch.group_ids, all_reduce)
+    accuracy = informative_pair_accuracy(scores.held_out, batch.outcomes, batch.mask, batch.group_ids)
     return replace(parts.rules, process_coef=parts.rules.process_coef * parts.gate.open(accuracy.item()))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PAIRS, tiny_config, tiny_model, tiny_parts, tiny_problems
+from tiny import PAIRS, collector_of, tiny_config, tiny_model, tiny_parts, tiny_problems
 
 from credo.assemble import Parts, assemble, fingerprint
 from credo.config import ArchitectureConfig
@@ -136,8 +136,8 @@ def test_what_nobody_reads_is_not_made(tmp_path: Path):
     assert (parts.anchor, parts.critic, parts.step_ends) == (None, None, None)
     assert parts.prm is not None
     assert parts.prm.average is None
-    assert parts.collector.stream.memory is None
-    assert not parts.collector.greedy
+    assert collector_of(parts).stream.memory is None
+    assert not collector_of(parts).greedy
     assert parts.gate.open(0.0) == 1.0
     ratios, mask = torch.randn(2, 3), torch.ones(2, 3, dtype=torch.bool)
     assert parts.control(ratios, mask, 0) is ratios
@@ -160,23 +160,23 @@ def test_options_reach_the_part_that_reads_them(tmp_path: Path):
         filter__accuracy_low=0.1,
         filter__length_matched=True,
     )
-    critic, rules, memory = parts.critic, parts.rules, parts.collector.stream.memory
+    critic, rules, memory = parts.critic, parts.rules, collector_of(parts).stream.memory
     assert critic is not None
     assert (critic.minibatch, critic.optimizer.lr, critic.optimizer.max_grad_norm) == (7, 1e-3, 3.0)
-    assert same_weights(critic.trunk, parts.policy.model.base_model)
-    assert critic.trunk is not parts.policy.model.base_model
+    assert same_weights(critic.model.trunk, parts.policy.model.base_model)
+    assert critic.model.trunk is not parts.policy.model.base_model
     assert (rules.estimator, rules.gae_lambda, rules.beta, rules.granularity) == ("gae", 0.9, 0.2, "step")
     assert (rules.normalizer_floor, rules.normalizer, rules.whitening) == (0.5, None, None)
     assert parts.gate.open(0.625) == pytest.approx(0.5)
     assert parts.step_ends is not None
     assert memory is not None
     assert (memory.floor, memory.per_prompt, memory.low, memory.high, memory.drop_unanimous) == (0.25, 4, 0.1, 1, True)
-    assert parts_of(tmp_path, advantage__estimator="remax").collector.greedy
+    assert collector_of(parts_of(tmp_path, advantage__estimator="remax")).greedy
 
 
 @pytest.mark.parametrize(("estimator", "least"), [("rloo", 2), ("grpo", 2), ("reinforce", 1), ("gae", 1), ("remax", 1)])
 def test_a_baseline_of_others_needs_two(tmp_path: Path, estimator: str, least: int):
-    assert parts_of(tmp_path, advantage__estimator=estimator).collector.least_judged == least
+    assert collector_of(parts_of(tmp_path, advantage__estimator=estimator)).least_judged == least
 
 
 @pytest.mark.parametrize("control", ["shuffled", "random"])
@@ -215,7 +215,7 @@ def test_a_prompt_goes_to_tokens_and_back(tmp_path: Path):
 def test_held_out_problems_are_taken_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     held_out = tiny_problems(tmp_path / "held-out.jsonl", PAIRS[:3])
     parts = parts_of(tmp_path, evaluation__sources=[str(held_out)])
-    trained = {entry.prompt for entry in parts.collector.stream.take(len(PAIRS) - 3)}
+    trained = {entry.prompt for entry in collector_of(parts).stream.take(len(PAIRS) - 3)}
     assert [entry.prompt for entry in parts.held_out] == [prompt for prompt, _ in PAIRS[:3]]
     assert trained == {prompt for prompt, _ in PAIRS[3:]}
     assert "3 training problems are also held out" in capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_only_the_problems_that_are_used_are_held_out(tmp_path: Path):
     held_out = tiny_problems(tmp_path / "held-out.jsonl", PAIRS[:3])
     parts = parts_of(tmp_path, evaluation__sources=[str(held_out)], evaluation__limit=1)
     assert len(parts.held_out) == 1
-    assert len({entry.prompt for entry in parts.collector.stream.take(15)}) == 15
+    assert len({entry.prompt for entry in collector_of(parts).stream.take(15)}) == 15
 
 
 def test_nothing_left_to_train_on_is_refused(tmp_path: Path):
@@ -242,7 +242,7 @@ def test_a_prompt_over_the_limit_is_refused_by_name_or_dropped_and_counted(
     capsys.readouterr()
     parts = parts_of(tmp_path, data__drop_long_prompts=True)
     assert "1 problems dropped" in capsys.readouterr().out
-    assert "abcdabcda" not in {entry.prompt for entry in parts.collector.stream.take(16)}
+    assert "abcdabcda" not in {entry.prompt for entry in collector_of(parts).stream.take(16)}
     assert "max_prompt_tokens" in refused(tmp_path, data__drop_long_prompts=True, data__max_prompt_tokens=2)
 
 
@@ -275,7 +275,7 @@ def test_the_sampler_gets_its_options_and_is_described_once(tmp_path: Path, caps
         rollout__stop=["==", "a"],
         model__compute="bf16",
     )
-    engine, params = parts.engine, parts.collector.params
+    engine, params = parts.engine, collector_of(parts).params
     assert isinstance(engine, TorchEngine)
     assert (engine.concurrent, engine.cache_bytes, engine.compute) == (7, 2**28, "bf16")
     assert (params.top_k, params.top_p, params.min_p, params.stop) == (3, 0.9, 0.01, ("==", "a"))
@@ -288,7 +288,7 @@ def test_the_sampler_gets_its_options_and_is_described_once(tmp_path: Path, caps
 def test_a_bound_on_the_cache_too_small_for_one_sequence_is_refused(tmp_path: Path):
     parts = parts_of(tmp_path, rollout__cache_gb=1e-9)
     with pytest.raises(ValueError, match="keys"):
-        parts.engine.sample([(3, 4)], 1, parts.collector.params, [0])
+        parts.engine.sample([(3, 4)], 1, collector_of(parts).params, [0])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")

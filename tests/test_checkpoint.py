@@ -3,84 +3,32 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_groups
+from learners import OPTIMIZERS, batch, critic_of, flip, learnt, policy_of, prm_of, start, state_of
 
 from credo import checkpoint
-from credo.config import ArchitectureConfig, CriticConfig, LoraConfig, PolicyConfig, PrmConfig
-from credo.data.batching import collate
-from credo.models.causal import CausalModel, build_model, load_model
+from credo.config import CheckpointConfig, LoraConfig, PrmConfig
+from credo.models.causal import load_model
 from credo.models.critic import Critic
 from credo.models.lora import freeze, merged, with_adapter
-from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
 from credo.models.trunk import Trunk, with_own_top
-from credo.types import Batch
-
-SHAPE = ArchitectureConfig(layers=1, width=16, heads=2, alphabet="ab")
-
-
-def start(seed: int = 0) -> CausalModel:
-    return build_model(SHAPE, seed=seed)
-
-
-def policy_of(model: CausalModel) -> Policy:
-    config = PolicyConfig(lr=1e-2, minibatch=2)
-    return Policy(model.model, config, temperature=1.0, token_budget=64, compute="fp32", seed=0)
-
-
-def prm_of(model: CausalModel, *, ema: float = 0.0) -> Prm:
-    return Prm(model.model, PrmConfig(lr=1e-2, ema=ema), token_budget=64, compute="fp32")
-
-
-def critic_of(model: CausalModel) -> Critic:
-    config = CriticConfig(lr=1e-2)
-    return Critic(model.model, config, minibatch=2, max_grad_norm=1.0, token_budget=64, compute="fp32", seed=0)
-
-
-def batch() -> Batch:
-    return collate(tiny_groups(start(), prompts=[(3,), (4,)], per_prompt=2, max_tokens=3), pad_id=0)
-
-
-def learnt(policy: Policy, prm: Prm | None) -> None:
-    """One step of both, so that the optimisers have moments to keep."""
-    rollouts = batch()
-    policy.update(rollouts, rollouts.mask.float(), policy.logprobs(rollouts))
-    if prm is not None:
-        prm.update(rollouts, prm.score(rollouts, torch.zeros(rollouts.tokens.shape)))
 
 
 def saved(
     folder: Path, step: int, *, keep: int = 2, prm: Prm | None = None, critic: Critic | None = None, **state: Any
 ) -> Path:
     model = start()
-    return checkpoint.save(
-        folder,
-        step,
-        policy=policy_of(model),
-        prm=prm,
-        critic=critic,
-        tokenizer=model.tokenizer,
-        state=state,
-        keep=keep,
-    )
-
-
-def flip(path: Path, position: int = -1) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 0x01
-    path.write_bytes(content)
-
-
-def state_of(policy: Policy | Prm) -> list[torch.Tensor]:
-    moments = policy.optimizer.adamw.state_dict()["state"]
-    return [*policy.model.parameters(), *(value for entry in moments.values() for value in entry.values())]
+    saver = checkpoint.Saver(folder, CheckpointConfig(keep=keep))
+    roles = {"policy": policy_of(model), "prm": prm, "critic": critic}
+    return saver.save(step, **roles, tokenizer=model.tokenizer, state=state)
 
 
 def test_what_is_restored_is_what_was_saved_bit_for_bit(tmp_path: Path):
@@ -88,9 +36,8 @@ def test_what_is_restored_is_what_was_saved_bit_for_bit(tmp_path: Path):
     policy, prm = policy_of(model), prm_of(judge)
     learnt(policy, prm)
     torch.manual_seed(7)
-    checkpoint.save(
-        tmp_path, 5, policy=policy, prm=prm, tokenizer=model.tokenizer, state={"watch": [0.1 + 0.2]}, keep=0
-    )
+    saver = checkpoint.Saver(tmp_path, CheckpointConfig(keep=0))
+    saver.save(5, policy=policy, prm=prm, tokenizer=model.tokenizer, state={"watch": [0.1 + 0.2]})
     drawn = torch.rand(3)
 
     found = checkpoint.read(tmp_path / "step-000005")
@@ -120,7 +67,7 @@ def test_critic_and_average_are_restored_bit_for_bit_and_go_on_alike(tmp_path: P
     def tensors(prm: Prm, critic: Critic) -> list[torch.Tensor]:
         assert prm.average is not None
         moments = critic.optimizer.adamw.state_dict()["state"].values()
-        kept = [*prm.average.parameters(), *critic.trunk.parameters(), *critic.head.parameters()]
+        kept = [*prm.average.parameters(), *critic.model.trunk.parameters(), *critic.model.head.parameters()]
         return [*state_of(prm), *kept, *(value for entry in moments for value in entry.values())]
 
     ours = prm_of(start(1), ema=0.9), critic_of(start(2))
@@ -199,7 +146,7 @@ def test_a_checkpoint_of_other_models_names_the_option(
     assert torch.equal(state_of(policy)[0], before), "nothing is restored by halves"
 
 
-@pytest.mark.parametrize("name", ["critic.pt", "prm-average/model.safetensors"])
+@pytest.mark.parametrize("name", [OPTIMIZERS, "prm-average/model.safetensors"])
 def test_a_damaged_critic_or_average_is_named(tmp_path: Path, name: str):
     folder = saved(tmp_path, 1, prm=prm_of(start(1), ema=0.5), critic=critic_of(start()))
     flip(folder / name)
@@ -215,13 +162,15 @@ def test_policy_and_prm_are_folders_that_transformers_loads(tmp_path: Path):
         assert all(torch.equal(value, expected[key]) for key, value in loaded.model.state_dict().items())
 
 
-def test_adapters_are_kept_beside_whole_models(tmp_path: Path):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_adapters_are_kept_beside_whole_models(tmp_path: Path, asynchronous: bool):
     model, rank = start(), LoraConfig(rank=2)
     freeze(model.model, "fp32")
     policy, prm = (replace(model, model=with_adapter(model.model, rank, seed)) for seed in (1, 2))
     roles = {"policy": policy_of(policy), "prm": prm_of(prm)}
     learnt(roles["policy"], roles["prm"])
-    folder = checkpoint.save(tmp_path, 1, **roles, tokenizer=model.tokenizer, state={}, keep=1)
+    with closing(checkpoint.Saver(tmp_path, CheckpointConfig(asynchronous=asynchronous))) as saver:
+        folder = saver.save(1, **roles, tokenizer=model.tokenizer, state={})
     for name, role in roles.items():
         expected = dict(merged(role.model).named_parameters())
         loaded = dict(load_model(str(folder / name)).model.named_parameters())
@@ -250,7 +199,7 @@ def test_only_the_newest_are_kept(tmp_path: Path):
 def test_a_damaged_one_of_a_later_step_does_not_push_out_a_whole_one(tmp_path: Path):
     for step in (2, 4):
         saved(tmp_path, step, keep=0)
-    flip(tmp_path / "step-000004" / "optimizers.pt")
+    flip(tmp_path / "step-000004" / OPTIMIZERS)
     saved(tmp_path, 3, keep=1)
     found = checkpoint.newest_whole(tmp_path, lambda line: None)
     assert found is not None
@@ -258,7 +207,7 @@ def test_a_damaged_one_of_a_later_step_does_not_push_out_a_whole_one(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["policy/model.safetensors", "policy/config.json", "policy/tokenizer.json", "optimizers.pt", "state.json"]
+    "name", ["policy/model.safetensors", "policy/config.json", "policy/tokenizer.json", OPTIMIZERS, "state.json"]
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str):
     for step, damage in enumerate((flip, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1]))):
@@ -307,7 +256,7 @@ def test_a_whole_checkpoint_is_left_alone_and_a_damaged_one_replaced(tmp_path: P
     folder = saved(tmp_path, 1)
     made = folder.stat().st_ino
     assert saved(tmp_path, 1).stat().st_ino == made
-    flip(folder / "optimizers.pt")
+    flip(folder / OPTIMIZERS)
     assert checkpoint.read(saved(tmp_path, 1)).step == 1
 
 

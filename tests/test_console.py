@@ -25,6 +25,21 @@ def test_lines_go_to_the_terminal_and_with_the_time_to_the_log(tmp_path: Path, c
     assert all(re.match(r"\d{4}-", line) for line in logged)
 
 
+def test_a_quiet_one_neither_speaks_nor_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr(console, "PIPE_INTERVAL", 0.0)
+    speaker = Console(tmp_path / "log.txt", quiet=True)
+    speaker.say("first")
+    speaker.warn("second")
+    for live in (False, True):
+        speaker.live = live
+        with speaker.stage("sampling", "tokens", total=10) as advance:
+            advance(10)
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "log.txt").exists()
+
+
 def test_an_older_log_is_kept(tmp_path: Path):
     Console(tmp_path / "log.txt").say("before")
     Console(tmp_path / "log.txt").say("after")

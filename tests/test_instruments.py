@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from credo.algo.rewards import informative_pair_accuracy
 from credo.assemble import Parts
 from credo.config import TrainConfig
-from credo.dist.world import World
 from credo.rollout.engine import Progress, RolloutEngine, SamplingParams
 from credo.train import prime_step
 from credo.types import Group, Rollout
@@ -40,6 +39,10 @@ class Witness:
         self.seen: list[Tensor] = []
         self.asked: list[tuple[int, int, SamplingParams]] = []
         self.seeds: list[tuple[int, ...]] = []
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return self.engine.metrics
 
     def sample(
         self,
@@ -80,7 +83,7 @@ def watched(folder: Path, **changes: Any) -> Iterator[tuple[TrainConfig, Parts, 
 def test_what_is_dear_is_taken_at_due_steps_only(tmp_path: Path):
     with watched(tmp_path, instruments__every=2, instruments__prefixes=3) as (config, parts, groups, witness):
         for done, due in enumerate((False, True, False, True)):
-            metrics = prime_step(parts, groups, config, done, World()).metrics
+            metrics = prime_step(parts, groups, config, done).metrics
             assert {key for key in metrics if key in PREFIX | CHANGE} == (PREFIX | CHANGE if due else set())
             assert "prm/informative_pair_accuracy" in metrics
     assert len(witness.asked) == 2
@@ -89,7 +92,7 @@ def test_what_is_dear_is_taken_at_due_steps_only(tmp_path: Path):
 
 def test_nothing_is_taken_where_nothing_is_asked_for(tmp_path: Path):
     with watched(tmp_path) as (config, parts, groups, witness):
-        metrics = prime_step(parts, groups, config, 0, World()).metrics
+        metrics = prime_step(parts, groups, config, 0).metrics
     assert witness.asked == []
     assert not metrics.keys() & (PREFIX | CHANGE)
 
@@ -99,7 +102,7 @@ def test_completions_come_from_the_weights_that_made_the_rollouts(tmp_path: Path
     with watched(tmp_path, **changes) as (config, parts, groups, witness):
         for done in (0, 1):
             before = weights(parts.policy.model)
-            prime_step(parts, groups, config, done, World())
+            prime_step(parts, groups, config, done)
             assert torch.equal(witness.seen[done], before)
             assert not torch.equal(weights(parts.policy.model), before)
     for prompts, n, params in witness.asked:
@@ -112,7 +115,7 @@ def test_taking_them_changes_nothing_else(tmp_path: Path):
     ends = []
     for every in (None, 1):
         with watched(tmp_path, instruments__every=every) as (config, parts, groups, _):
-            rows = [prime_step(parts, groups, config, done, World()).metrics for done in (0, 1)]
+            rows = [prime_step(parts, groups, config, done).metrics for done in (0, 1)]
             metrics = [{key: row[key] for key in row if key not in PREFIX | CHANGE} for row in rows]
             ends.append((metrics, weights(parts.policy.model).tolist()))
     assert ends[0] == ends[1]
@@ -127,7 +130,7 @@ def test_ranks_are_compared_over_the_prms_learning(tmp_path: Path, update: str):
     with watched(tmp_path, **changes) as (config, parts, groups, _):
         assert parts.prm is not None
         assert parts.reference is not None
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         batch, metrics = made.batch, made.metrics
         rows = batch.outcomes, batch.mask, batch.group_ids
         learnt = parts.prm.score(batch, parts.reference.logprobs(batch))
@@ -150,7 +153,7 @@ def test_a_control_is_measured_by_the_prms_own_log_ratios(tmp_path: Path):
             groups,
             _,
         ):
-            made = prime_step(parts, groups, config, 0, World())
+            made = prime_step(parts, groups, config, 0)
             assert made.log_ratios is not None
             keys = PREFIX | CHANGE | {"prm/pair_accuracy", "prm/auc", "prm/cross_entropy"}
             found.append(({key: str(made.metrics[key]) for key in keys}, made.log_ratios))
@@ -161,7 +164,7 @@ def test_a_control_is_measured_by_the_prms_own_log_ratios(tmp_path: Path):
 def test_without_a_prm_only_outcomes_are_observed(tmp_path: Path):
     outcome_only = {"prm__enabled": False, "filter__accuracy_low": 0.2, "filter__accuracy_high": 0.8}
     with watched(tmp_path, **outcome_only) as (config, parts, groups, witness):
-        metrics = prime_step(parts, groups, config, 0, World()).metrics
+        metrics = prime_step(parts, groups, config, 0).metrics
     assert "outcome/mean" in metrics
     assert not any(key.startswith("prm/") for key in metrics)
     assert witness.asked == []

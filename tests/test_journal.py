@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import PAIRS, lines, tiny_config, tiny_groups, tiny_model, tiny_problems, untimed
+from tiny import PAIRS, collector_of, lines, tiny_config, tiny_groups, tiny_model, tiny_problems, untimed
 
 from credo.algo.masked import row_sum
 from credo.assemble import Parts, assemble
@@ -39,7 +39,7 @@ METRICS = {
 def opened(config: TrainConfig) -> Iterator[tuple[Journal, Parts]]:
     with (
         RunFolder(Path(config.run.folder) / config.run.name) as folder,
-        closing(Journal(config, folder, "auto")) as journal,
+        closing(Journal(config, folder, "auto", World())) as journal,
     ):
         parts = assemble(config, World(), journal.console)
         with closing(parts.verifier):
@@ -50,7 +50,7 @@ def stepped(config: TrainConfig, parts: Parts) -> tuple[tuple[Group, ...], Step]
     """Sampled groups, and one training step on them."""
     prompts = [tuple(parts.start.tokenizer(text)["input_ids"]) for text in ("ab=", "cd=")]  # pyright: ignore
     groups = tiny_groups(parts.start, prompts=prompts, per_prompt=4, max_tokens=3)
-    return groups, prime_step(parts, groups, config, 0, World())
+    return groups, prime_step(parts, groups, config, 0)
 
 
 def test_a_rollout_is_written_token_by_token(tmp_path: Path):
@@ -183,7 +183,7 @@ def test_a_resumed_run_is_where_it_was(tmp_path: Path, capsys: pytest.CaptureFix
     with opened(tiny_config(tmp_path, run__steps=4)) as (journal, parts):
         assert journal.restore(parts) == 2
         assert parts.policy.version == 2
-        assert parts.collector.stream.drawn == 8
+        assert collector_of(parts).stream.drawn == 8
         assert len(journal.watch.pair_accuracies) == 2
         pairs = zip(parts.policy.model.parameters(), saved.parameters(), strict=True)
         assert all(torch.equal(ours, theirs) for ours, theirs in pairs)

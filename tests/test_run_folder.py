@@ -79,6 +79,16 @@ def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path: Path):
     begin(tmp_path)
 
 
+def test_a_rank_that_only_reads_takes_no_lock_and_writes_nothing(tmp_path: Path):
+    with RunFolder(tmp_path / "new", reads_only=True) as folder:
+        folder.append(METRICS, {"step": 1})
+    assert not (tmp_path / "new").exists()
+    with RunFolder(tmp_path) as first, RunFolder(tmp_path, reads_only=True) as other:
+        first.append(EVALUATION, {"step": 1})
+        other.append(EVALUATION, {"step": 1})
+        assert other.read_lines(EVALUATION) == [{"step": 1}]
+
+
 def test_a_place_that_is_no_folder_is_refused(tmp_path: Path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(ValueError, match="runs"):

@@ -19,7 +19,6 @@ from credo.algo.rewards import informative_pair_accuracy
 from credo.assemble import Parts
 from credo.config import TrainConfig
 from credo.data.batching import collate
-from credo.dist.world import World
 from credo.models.critic import Critic
 from credo.models.expectation import expected_log_ratios
 from credo.models.prm import Prm
@@ -225,7 +224,7 @@ def opinionated(critic: Critic | None) -> Critic:
     """The critic with something to say of every prefix."""
     assert critic is not None
     with torch.no_grad():
-        (weight, _) = critic.head.parameters()
+        (weight, _) = critic.model.head.parameters()
         weight += torch.linspace(-1, 1, weight.shape[1])
     return critic
 
@@ -235,7 +234,7 @@ def test_values_are_those_before_the_critic_learns(tmp_path: Path, changes: dict
     with scored(tmp_path, advantage__estimator="gae", **changes) as (config, parts, groups, batch):
         critic = opinionated(parts.critic)
         before = critic.values(batch)
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert (critic.values(batch) - before).abs().max() > 1e-3, "it has learnt"
         own = prime_returns(
             None, batch.outcomes, batch.mask, batch.group_ids, rules=parts.rules, evidence=Evidence(values=before)
@@ -260,12 +259,12 @@ def test_steps_end_where_the_tokenizer_says(tmp_path: Path):
 @pytest.mark.parametrize("changes", [{}, OUTCOME_ONLY], ids=["prm", "outcome"])
 def test_a_critic_of_nans_stops_the_step(tmp_path: Path, changes: dict[str, Any]):
     with scored(tmp_path, advantage__estimator="gae", **changes) as (config, parts, groups, batch):
-        (_, bias) = opinionated(parts.critic).head.parameters()
+        (_, bias) = opinionated(parts.critic).model.head.parameters()
         bias.data.fill_(float("nan"))
         before = weights(parts.policy.model)
         scores, _ = score_and_learn(parts, batch, groups, config)
         assert not scores.finite
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert made.metrics["policy/skipped_steps"] == 1
         assert torch.equal(weights(parts.policy.model), before)
 

@@ -65,18 +65,18 @@ def test_after_scores_before_the_prm_has_learnt(tmp_path: Path):
     with assembled(tmp_path, prm__update="after") as (config, parts, groups):
         assert parts.prm is not None
         before = weights(parts.prm.model)
-        first = prime_step(parts, groups, config, 0, World())
+        first = prime_step(parts, groups, config, 0)
         assert first.log_ratios is not None
         assert (first.log_ratios == 0).all(), "the PRM still was its reference"
         assert not torch.equal(weights(parts.prm.model), before), "and has learnt since"
-        second = prime_step(parts, groups, config, 1, World())
+        second = prime_step(parts, groups, config, 1)
         assert second.log_ratios is not None
         assert (second.log_ratios[second.batch.mask] != 0).all()
 
 
 def test_before_scores_with_what_the_prm_has_learnt(tmp_path: Path):
     with assembled(tmp_path, prm__update="before") as (config, parts, groups):
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert made.log_ratios is not None
         assert (made.log_ratios[made.batch.mask] != 0).all()
         sums, correct = row_sum(made.log_ratios, made.batch.mask), made.batch.outcomes > 0.5
@@ -91,7 +91,7 @@ def test_none_leaves_the_prm_as_it_is(tmp_path: Path):
         assert parts.prm is not None
         assert parts.reference is not None
         before = weights(parts.prm.model)
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert torch.equal(weights(parts.prm.model), before)
         assert made.log_ratios is not None
         assert (made.log_ratios[made.batch.mask] != 0).all()
@@ -105,10 +105,10 @@ def test_log_ratios_are_prm_over_reference_at_temperature_1(tmp_path: Path, refe
     changes = {"rollout__temperature": 0.5, "prm__path": str(other), "prm__reference": reference}
     with assembled(tmp_path, **changes) as (config, parts, groups):
         assert parts.prm is not None
-        prime_step(parts, groups, config, 0, World())
+        prime_step(parts, groups, config, 0)
         judge, policy = (by_hand_of(model) for model in (parts.prm.model, parts.policy.model))
         initial = by_hand_of(tiny_parts(tmp_path)[1].policy.model)
-        made = prime_step(parts, groups, config, 1, World())
+        made = prime_step(parts, groups, config, 1)
         assert made.log_ratios is not None
         ours, other_one = (policy, initial) if reference == "policy" else (initial, policy)
         torch.testing.assert_close(made.log_ratios, judge(made) - ours(made), atol=1e-5, rtol=1e-4)
@@ -124,7 +124,7 @@ def by_hand_of(model: nn.Module) -> Callable[[Step], Tensor]:
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_the_old_policy_is_taken_at_the_temperature_of_sampling(tmp_path: Path, temperature: float):
     with assembled(tmp_path, rollout__temperature=temperature) as (config, parts, groups):
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert made.metrics["rollout/sampler_kl"] < 1e-9
         at_1 = by_hand(tiny_parts(tmp_path)[1].policy.model, made)
         apart = (at_1 - made.batch.sampling_logprobs).abs().max()
@@ -136,12 +136,12 @@ def test_while_the_prm_warms_up_the_policy_stays(tmp_path: Path):
         assert parts.prm is not None
         policy, judge = weights(parts.policy.model), weights(parts.prm.model)
         for done in (0, 1):
-            made = prime_step(parts, groups, config, done, World())
+            made = prime_step(parts, groups, config, done)
             assert "policy/loss" not in made.metrics
             assert torch.equal(weights(parts.policy.model), policy)
         assert parts.policy.version == 0
         assert not torch.equal(weights(parts.prm.model), judge)
-        prime_step(parts, groups, config, 2, World())
+        prime_step(parts, groups, config, 2)
         assert not torch.equal(weights(parts.policy.model), policy)
 
 
@@ -152,14 +152,14 @@ def test_while_the_critic_warms_up_the_policy_stays_and_the_others_learn(tmp_pat
         assert parts.critic is not None
         policy = weights(parts.policy.model)
         for done in (0, 1):
-            learners = [parts.critic.trunk, *([parts.prm.model] if parts.prm is not None else [])]
+            learners = [parts.critic.model.trunk, *([parts.prm.model] if parts.prm is not None else [])]
             before = [weights(learner) for learner in learners]
-            made = prime_step(parts, groups, config, done, World())
+            made = prime_step(parts, groups, config, done)
             assert "policy/loss" not in made.metrics
             assert torch.equal(weights(parts.policy.model), policy)
             if done > 0:  # the first step only moves the head: it began at 0
                 assert all(not torch.equal(weights(x), y) for x, y in zip(learners, before, strict=True))
-        assert prime_step(parts, groups, config, 2, World()).metrics["policy/optimizer_steps"] == 1
+        assert prime_step(parts, groups, config, 2).metrics["policy/optimizer_steps"] == 1
         assert not torch.equal(weights(parts.policy.model), policy)
 
 
@@ -169,11 +169,11 @@ def test_while_the_critic_warms_up_the_policy_stays_and_the_others_learn(tmp_pat
 def test_the_kl_term_holds_the_policy_to_its_start(tmp_path: Path, changes: dict[str, Any]):
     changes = {"policy__kl_coef": 0.1, "rollout__temperature": 0.5, **changes}
     with assembled(tmp_path, **changes) as (config, parts, groups):
-        first = prime_step(parts, groups, config, 0, World())
+        first = prime_step(parts, groups, config, 0)
         assert first.metrics["policy/kl_to_reference"] == pytest.approx(0.0, abs=1e-9)
         start = tiny_parts(tmp_path)[1].policy.logprobs(first.batch, temperature=0.5)
         now = parts.policy.logprobs(first.batch, temperature=0.5)
-        second = prime_step(parts, groups, config, 1, World())
+        second = prime_step(parts, groups, config, 1)
         expected = approx_kl(start, now, first.batch.mask).item()
         assert expected > 1e-4
         assert second.metrics["policy/kl_to_reference"] == pytest.approx(expected, rel=1e-3)
@@ -184,7 +184,7 @@ def test_a_strong_kl_term_pulls_the_policy_back(tmp_path: Path):
     for coef in (0.001, 10.0):
         with assembled(tmp_path, policy__kl_coef=coef, **OUTCOME_ONLY) as (config, parts, groups):
             for done in range(4):
-                made = prime_step(parts, groups, config, done, World())
+                made = prime_step(parts, groups, config, done)
             apart.append(made.metrics["policy/kl_to_reference"])
     assert apart[1] < apart[0] / 2
 
@@ -192,7 +192,7 @@ def test_a_strong_kl_term_pulls_the_policy_back(tmp_path: Path):
 def test_outcome_only_credits_outcomes_alone(tmp_path: Path):
     with assembled(tmp_path, **OUTCOME_ONLY, prm__warmup_steps=9) as (config, parts, groups):
         before = weights(parts.policy.model)
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert made.log_ratios is None
         assert not any(key.startswith("prm/") for key in made.metrics)
         assert not torch.equal(weights(parts.policy.model), before), (
@@ -204,7 +204,7 @@ def test_outcome_only_credits_outcomes_alone(tmp_path: Path):
 
 def test_credit_is_whitened_and_lies_on_the_response(tmp_path: Path):
     with assembled(tmp_path, prm__update="before") as (config, parts, groups):
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert (made.advantages[~made.batch.mask] == 0).all()
         credit = made.advantages[made.batch.mask]
         assert credit.mean().item() == pytest.approx(0.0, abs=1e-5)
@@ -219,7 +219,7 @@ def test_how_tensors_are_cut_changes_no_number(tmp_path: Path):
             parts,
             groups,
         ):
-            made = prime_step(parts, groups, config, 0, World())
+            made = prime_step(parts, groups, config, 0)
             assert parts.prm is not None
             found.append((made.advantages, weights(parts.policy.model), weights(parts.prm.model)))
     for whole, cut in zip(*found, strict=True):
@@ -239,7 +239,7 @@ def poisoned_model(folder: Path) -> str:
 def test_a_prm_of_nans_teaches_nobody_anything(tmp_path: Path):
     with assembled(tmp_path, prm__path=poisoned_model(tmp_path / "poisoned")) as (config, parts, groups):
         before = weights(parts.policy.model)
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         assert torch.equal(weights(parts.policy.model), before)
         assert made.skipped == 2, "one of the PRM, one of the policy"
         assert (made.advantages == 0).all()
@@ -249,11 +249,11 @@ def test_log_ratios_of_nans_teach_the_critic_nothing_either(tmp_path: Path):
     changes = {"prm__path": poisoned_model(tmp_path / "poisoned"), "advantage__estimator": "gae"}
     with assembled(tmp_path, **changes) as (config, parts, groups):
         assert parts.critic is not None
-        before = weights(parts.critic.head), weights(parts.policy.model)
-        made = prime_step(parts, groups, config, 0, World())
+        before = weights(parts.critic.model.head), weights(parts.policy.model)
+        made = prime_step(parts, groups, config, 0)
         assert made.metrics["policy/skipped_steps"] == 1
         assert "critic/loss" not in made.metrics
-        assert torch.equal(weights(parts.critic.head), before[0])
+        assert torch.equal(weights(parts.critic.model.head), before[0])
         assert torch.equal(weights(parts.policy.model), before[1])
 
 
@@ -367,11 +367,15 @@ class Interrupter:
 def stopped(config: TrainConfig, prepare: Callable[[Journal, Parts], None]) -> None:
     """``train``, with something prepared before the first step."""
     folder = RunFolder(Path(config.run.folder) / config.run.name)
-    with folder, Interruption().listening() as interruption, closing(Journal(config, folder, "auto")) as journal:
+    with (
+        folder,
+        Interruption().listening() as interruption,
+        closing(Journal(config, folder, "auto", World())) as journal,
+    ):
         parts = assemble(config, World(), journal.console)
         prepare(journal, parts)
         with closing(parts.verifier):
-            loop(config, parts, journal, interruption, World())
+            loop(config, parts, journal, interruption)
 
 
 def evaluated(folder: Path, **changes: Any) -> TrainConfig:

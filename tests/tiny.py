@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from credo.assemble import Parts, assemble
+from credo.collect import Collector
 from credo.config import ArchitectureConfig, TrainConfig
 from credo.console import Console
 from credo.dist.world import World
@@ -85,6 +86,12 @@ def tiny_parts(folder: Path, **changes: Any) -> tuple[TrainConfig, Parts]:
     """The configuration and the objects of a run; close ``parts.verifier`` after use."""
     config = tiny_config(folder, **changes)
     return config, assemble(config, World(), Console())
+
+
+def collector_of(parts: Parts) -> Collector:
+    """The collector of a run that samples nothing ahead."""
+    assert isinstance(parts.collector, Collector)
+    return parts.collector
 
 
 def tiny_groups(

@@ -1,4 +1,4 @@
-"""The endless, resumable order in which one rank meets the problems, with a memory of solve rates if it is given one.
+"""The endless, resumable order in which a run meets the problems, with a memory of solve rates if it is given one.
 
 It samples and judges nothing.
 """
@@ -17,7 +17,7 @@ from credo.types import Problem
 
 
 class ProblemStream:
-    """Every epoch is a new shuffle, made from the seed and the epoch's number, dealt out to the ranks in turn.
+    """Every epoch is a new shuffle, made from the seed and the epoch's number.
 
     With a memory, a problem that comes up is taken with the chance that the memory gives it, else passed over until its
     turn in the next epoch. What was put back is always taken.
@@ -28,16 +28,11 @@ class ProblemStream:
         problems: Sequence[Problem],
         *,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         memory: SolveRates | None = None,
     ) -> None:
-        """Raises ValueError for fewer problems than ranks, and for two problems of one id."""
-        assert 0 <= rank < world_size
-        if len(problems) < world_size:
-            raise ValueError(
-                f"{len(problems)} problem(s) do not suffice for {world_size} rank(s); add problems or use fewer ranks."
-            )
+        """Raises ValueError without problems, and for two problems of one id."""
+        if not problems:
+            raise ValueError("There are no problems to train on.")
         self._problems = tuple(problems)
         self._positions = {problem.id: index for index, problem in enumerate(self._problems)}
         if len(self._positions) < len(self._problems):
@@ -47,8 +42,6 @@ class ProblemStream:
         self._identity = {
             "problems": fingerprint(self._problems),
             "seed": seed,
-            "rank": rank,
-            "world_size": world_size,
         }
         self.memory = memory
         self.passed_over = 0
@@ -99,13 +92,13 @@ class ProblemStream:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from where ``state`` was taken; a memory that was not kept then begins empty.
 
-        Raises ValueError if the problems, the seed or the ranks differ.
+        Raises ValueError if the problems or the seed differ.
         """
         changed = [name for name, value in self._identity.items() if state[name] != value]
         if changed:
             raise ValueError(
                 f"The saved data order was made with other {', '.join(changed)}, so it cannot be continued to the row; "
-                "resume with the same sources, seed and number of processes, or start a new run."
+                "resume with the same sources and seed, or start a new run."
             )
         self._epoch, self._next = state["epoch"], state["next"]
         self._order = self._deal(epoch=self._epoch)
@@ -149,4 +142,4 @@ class ProblemStream:
     def _deal(self, *, epoch: int) -> list[int]:
         order = list(range(len(self._problems)))
         random.Random(f"{self._identity['seed']} {epoch}").shuffle(order)
-        return order[self._identity["rank"] :: self._identity["world_size"]]
+        return order

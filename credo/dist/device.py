@@ -8,11 +8,12 @@ import torch
 
 
 def set_threads(threads: int) -> None:
-    """CPU threads for torch, 0 for every core this process may use.
+    """CPU threads for torch, 0 for this process's share of the cores that it may use.
 
-    Two processes that fight over the cores run 5 to 20 times slower: give each its share.
+    Two processes that fight over the cores run 5 to 20 times slower: each of the ranks on one machine gets as many.
     """
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // sharers))
 
 
 def choose_device(device: str) -> str:

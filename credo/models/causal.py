@@ -7,12 +7,11 @@ alone. Dropout is always off. This module knows nothing of rewards or optimisers
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,7 +27,11 @@ from credo.algo.logprobs import (
     targets_of,
 )
 from credo.config import ArchitectureConfig
-from credo.data.batching import micro_batches, rows_of
+from credo.data.batching import rows_of
+from credo.dist.shard import load_whole, shard, whole_state
+from credo.dist.world import World
+from credo.models.division import ALONE, divided
+from credo.models.location import resolve_path
 from credo.models.packing import Packing, pack, packed_attention
 from credo.types import Batch
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from credo.models.trunk import Below, Trunk
 
 Compute = Literal["fp32", "bf16"]
+FORWARD = "credo_forward"
+"""Attribute of a sharded model by which its pass is run, so that its weights are gathered for it."""
 PACKED = frozenset(("gemma", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"))
 """Model types of transformers with plain attention and nothing after their last linear layer."""
 
@@ -106,9 +111,15 @@ def build_model(architecture: ArchitectureConfig, *, seed: int, device: str = "c
     return _causal_model(model.to(device), tokenizer, "the new model")  # pyright: ignore[reportArgumentType]
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """``model`` and ``tokenizer`` as a Hugging Face folder."""
-    model.save_pretrained(folder)
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    *,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """``model`` and ``tokenizer`` as a Hugging Face folder; with ``weights`` in place of the model's own."""
+    model.save_pretrained(folder, state_dict=whole_state(model) if weights is None else weights)
     tokenizer.save_pretrained(folder)
 
 
@@ -122,7 +133,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
 
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     try:
-        model.load_state_dict(saved.state_dict())
+        load_whole(model, saved.state_dict())
     except RuntimeError as error:
         raise ValueError(
             f"{folder} holds another model than this run's; resume with the model it began with."
@@ -184,7 +195,23 @@ def _response_logprobs(
     *,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The one forward pass. Rows are packed, and logits made in parts, where the model's kind allows it."""
+    """The one forward pass, of a model that may be spread over ranks."""
+    forward = getattr(model, FORWARD, None) or partial(_forward, model)
+    return forward(tokens, attention, mask, temperature, compute, below, with_entropy=with_entropy)
+
+
+def _forward(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    attention: Tensor,
+    mask: Tensor,
+    temperature: float,
+    compute: Compute,
+    below: Below | None,
+    *,
+    with_entropy: bool,
+) -> tuple[Tensor, Tensor]:
+    """Rows are packed, and logits made in parts, where the model's kind allows it."""
     device = next(model.parameters()).device
     if model.config.model_type not in PACKED:
         positions, logits = predicting_logits(model, tokens, attention, mask, compute)
@@ -207,6 +234,21 @@ def _response_logprobs(
         with_entropy=with_entropy,
     )
     return placed(values[0], mask), placed(values[1], mask)
+
+
+def shard_model(model: PreTrainedModel, world: World, compute: Compute) -> PreTrainedModel:
+    """Collective. ``model``, spread over the ranks of ``world`` if it asks for that, each decoder layer a unit."""
+    if world.sharded:
+        setattr(model, FORWARD, MethodType(_forward, model))
+        shard(model, decoder_layers(model), world, forward=FORWARD, bf16=compute == "bf16")
+    return model
+
+
+def decoder_layers(model: nn.Module) -> list[Any]:
+    """The layers of ``model`` that transformers can recompute, under whatever name its kind keeps them; or none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def packed_hidden(
@@ -233,22 +275,20 @@ def batch_logprobs(
     temperature: float = 1.0,
     compute: Compute = "fp32",
     trunk: Trunk | None = None,
+    world: World = ALONE,
 ) -> Float[Tensor, "B S"]:
-    """:func:`response_logprobs` of a whole batch without gradient, in micro-batches; the result is on the CPU."""
+    """Collective. :func:`response_logprobs` of a whole batch without gradient, each rank its share of the rows, in
+    micro-batches; the result is on the CPU."""
     logprobs = torch.zeros(batch.tokens.shape)
-    for rows in micro_batches(batch.attention.sum(dim=1), token_budget):
+    division = divided(batch.attention.sum(dim=1), token_budget, world)
+    for rows in division.parts:
         part = rows_of(batch, rows)
         below = None if trunk is None else trunk.rows(batch, rows)
         values = response_logprobs(
             model, part.tokens, part.attention, part.mask, temperature=temperature, compute=compute, below=below
         )
         logprobs[rows, : values.shape[1]] = values.cpu()
-    return logprobs
-
-
-def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of ``model`` by name, shared ones once."""
-    yield from model.named_parameters()
+    return division.together(logprobs)
 
 
 def fingerprint(start: CausalModel) -> str:
@@ -266,9 +306,8 @@ def recompute_layers(model: PreTrainedModel) -> None:
     transformers cannot recompute.
     """
     from torch.utils.checkpoint import checkpoint
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
     if not layers:
         raise ValueError(
             f"{type(model).__name__} cannot recompute its layers; leave training.gradient_checkpointing off."
@@ -304,35 +343,6 @@ def _causal_model(model: Any, tokenizer: Any, path: str) -> CausalModel:
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     model.eval()
     return CausalModel(model=model, tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id)
-
-
-def resolve_path(path: str, key: str = "model.path") -> tuple[str, dict[str, str]]:
-    """The folder (or hub id) to load from, and the name of the ``.gguf`` file in it if it is one.
-
-    ``key`` is the option that gave the path, for the ValueError if there is no such model.
-    """
-    if path.startswith("package:"):
-        name = path.removeprefix("package:")
-        folder = name.replace("-", "_")
-        package = importlib.util.find_spec(folder) if folder.isidentifier() else None
-        if package is None or not package.submodule_search_locations:
-            raise ValueError(f"The Python package '{name}' of {key} = '{path}' is not installed.")
-        files = sorted(Path(package.submodule_search_locations[0]).rglob("*.gguf"))
-        if not files:
-            raise ValueError(f"The Python package '{name}' of {key} = '{path}' holds no .gguf file.")
-        return str(files[0].parent), {"gguf_file": files[0].name}
-    local = Path(path).expanduser()
-    if path.endswith(".gguf"):
-        if not local.is_file():
-            raise ValueError(f"There is no file at {key} = '{path}'.")
-        return str(local.parent), {"gguf_file": local.name}
-    if local.is_dir():
-        if not (local / "config.json").is_file():
-            raise ValueError(f"{key} = '{path}' is a folder without config.json, so not a model.")
-        return str(local), {}
-    if local.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ValueError(f"{key} = '{path}' is neither a model folder nor a hub id.")
-    return path, {}
 
 
 def _first_line(error: BaseException) -> str:

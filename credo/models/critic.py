@@ -6,7 +6,7 @@ It has weights of its own: the body of the policy's start, and a linear head in 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,14 +16,38 @@ from credo.algo.masked import masked_mean
 from credo.algo.policy_losses import loss_weights
 from credo.algo.value_losses import clipped_value_loss, explained_variance, value_clip_fraction
 from credo.config import CriticConfig
-from credo.data.batching import micro_batches, rows_of
-from credo.models.causal import Compute
+from credo.data.batching import rows_of
+from credo.dist.shard import shard
+from credo.dist.world import World
+from credo.models.causal import Compute, decoder_layers
+from credo.models.division import ALONE, divided
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.seeds import mixed_seed
 from credo.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class ValueModel(nn.Module):
+    """The body of a language model, copied, and a linear head."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.trunk: nn.Module = copy.deepcopy(model.base_model)
+        width = model.config.get_text_config().hidden_size
+        self.head = nn.utils.skip_init(nn.Linear, width, 1, device=model.device, dtype=torch.float32)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], mask: Bool[Tensor, "B S"], compute: Compute
+    ) -> Float[Tensor, "N 1"]:
+        """The value before each token of the mask, in its order."""
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=compute == "bf16"):
+            hidden = self.trunk(input_ids=tokens, attention_mask=attention, use_cache=False).last_hidden_state
+        # The head sees hidden states of predicting positions alone: garbage on the padding has no gradient to spoil.
+        return self.head(hidden[:, :-1][mask[:, 1:]].float())
 
 
 class Critic:
@@ -39,18 +63,17 @@ class Critic:
         token_budget: int,
         compute: Compute,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         """Copies the body of ``model``, which stays as it is."""
-        self.trunk: nn.Module = copy.deepcopy(model.base_model)
-        width = model.config.get_text_config().hidden_size
-        self.head = nn.utils.skip_init(nn.Linear, width, 1, device=model.device, dtype=torch.float32)
-        for parameter in self.head.parameters():
-            nn.init.zeros_(parameter)
+        self.model = ValueModel(model)
+        if world.sharded:
+            shard(self.model, decoder_layers(self.model), world, forward="forward", bf16=compute == "bf16")
         self.config, self.minibatch = config, minibatch
-        self.token_budget, self.seed = token_budget, seed
+        self.token_budget, self.seed, self.world = token_budget, seed, world
         self.compute: Compute = compute
         self.optimizer = Optimizer(
-            [*self.trunk.parameters(), *self.head.parameters()],
+            self.model.parameters(),
             lr=config.lr,
             schedule=constant(0),
             weight_decay=0.0,
@@ -61,10 +84,11 @@ class Critic:
     def values(self, batch: Batch) -> Float[Tensor, "B S"]:
         """V(y_<t) at every response token t, 0 off the mask, without gradient; on the CPU."""
         values = torch.zeros(batch.tokens.shape)
-        for rows in micro_batches(batch.attention.sum(dim=1), self.token_budget):
+        division = divided(batch.attention.sum(dim=1), self.token_budget, self.world)
+        for rows in division.parts:
             part = rows_of(batch, rows)
             values[rows, : part.tokens.shape[1]] = self._values(part.tokens, part.attention, part.mask)
-        return values
+        return division.together(values)
 
     def update(self, batch: Batch, old_values: Float[Tensor, "B S"], returns: Float[Tensor, "B S"]) -> dict[str, float]:
         """Writes the critic: one pass over the batch in shuffled mini-batches; returns metrics."""
@@ -83,20 +107,6 @@ class Critic:
             "critic/value": masked_mean(old_values, batch.mask).item(),
         }
 
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs, as plain values and tensors."""
-        return {
-            "trunk": self.trunk.state_dict(),
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """The critic as it was when ``state`` was taken, bit for bit; the learning rate stays this run's."""
-        self.trunk.load_state_dict(state["trunk"])
-        self.head.load_state_dict(state["head"])
-        self.optimizer.restore(state["optimizer"])
-
     def _step(self, batch: Batch, old_values: Tensor, returns: Tensor, clipped: list[float]) -> GradientStep:
         """One optimiser step on a mini-batch (its trailing padding already cut)."""
         weights = loss_weights(batch.mask, "token_mean")
@@ -112,7 +122,9 @@ class Critic:
             )
             return (losses * weights[rows, :width]).sum()
 
-        step = self.optimizer.descend(batch.attention.sum(dim=1), self.token_budget, loss_of)
+        division = divided(batch.attention.sum(dim=1), self.token_budget, self.world)
+        step = self.optimizer.descend(division, loss_of)
+        values = division.together(values)
         clipped.append(value_clip_fraction(values, old_values, returns, batch.mask, clip=self.config.clip).item())
         return step
 
@@ -120,11 +132,6 @@ class Critic:
         self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], mask: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B S"]:
         """V(y_<t) from the hidden state at t - 1, in fp32 on the CPU; a mask must not hold index 0."""
-        device = next(self.head.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.compute == "bf16"):
-            hidden = self.trunk(
-                input_ids=tokens.to(device), attention_mask=attention.to(device), use_cache=False
-            ).last_hidden_state
-        # The head sees hidden states of predicting positions alone: garbage on the padding has no gradient to spoil.
-        known = self.head(hidden[:, :-1][mask[:, 1:].to(device)].float()).squeeze(-1)
-        return torch.zeros(mask.shape).masked_scatter(mask, known.cpu())
+        device = next(self.model.parameters()).device
+        known = self.model(tokens.to(device), attention.to(device), mask.to(device), self.compute)
+        return torch.zeros(mask.shape).masked_scatter(mask, known.squeeze(1).cpu())

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from credo.algo.logprobs import CHUNK
 from credo.algo.masked import full_precision
-from credo.data.batching import micro_batches, rows_of
+from credo.data.batching import rows_of
+from credo.dist.world import World
 from credo.models.causal import Compute, predicting_logits
+from credo.models.division import ALONE, divided
 from credo.types import Batch
 
 if TYPE_CHECKING:
@@ -32,14 +34,16 @@ def expected_log_ratios(
     temperature: float,
     token_budget: int,
     compute: Compute,
+    world: World = ALONE,
 ) -> Float[Tensor, "B S"]:
-    """``E[q]`` over the token that ``policy`` draws at each response position at ``temperature``; 0 off the mask.
+    """Collective. ``E[q]`` over the token that ``policy`` draws at each response position; 0 off the mask.
 
     PRM and reference are read at temperature 1, as in q itself. Models of one tokenizer can have output layers of
     different widths (padding of the vocabulary); tokens beyond the narrowest are never drawn and count 0.
     """
     expected = torch.zeros(batch.tokens.shape)
-    for rows in micro_batches(batch.attention.sum(dim=1), token_budget):
+    division = divided(batch.attention.sum(dim=1), token_budget, world)
+    for rows in division.parts:
         part = rows_of(batch, rows)
         logits = []
         for model in (policy, prm, reference):
@@ -49,7 +53,7 @@ def expected_log_ratios(
         at, token = wanted.nonzero(as_tuple=True)
         values = _expectation(*logits, temperature=temperature).cpu()
         expected[rows[at], positions.cpu()[token] + 1] = values
-    return expected
+    return division.together(expected)
 
 
 def _expectation(

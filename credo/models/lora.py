@@ -7,7 +7,7 @@ order of forward and backward passes, a role is the backbone plus its adapter. T
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def with_adapter(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> Pr
     for target in () if everywhere else config.targets:
         if not any(f".{name}".endswith(f".{target}") for name in found):
             raise ValueError(f"lora.targets: this model has no layer of the name '{target}'.")
-    for weight in _adapter(model).values():
+    for weight in adapter_of(model).values():
         weight.data = weight.data.float()
     return model.eval()
 
@@ -101,15 +101,16 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     return whole
 
 
-def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """The adapter of ``model`` as PEFT has it on disk."""
+def save_adapter(model: PreTrainedModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
+    """The adapter of ``model`` as PEFT has it on disk; with ``weights`` in place of its own."""
     from safetensors.torch import save_file
 
     settings: Any = copy.copy(model.peft_config[NAME])  # pyright: ignore[reportIndexIssue]
     settings.inference_mode = True
     settings.target_modules = sorted(settings.target_modules)  # a set, in another order in each process
     settings.save_pretrained(folder)
-    save_file({name: weight.detach().contiguous() for name, weight in _adapter(model).items()}, folder / WEIGHTS)
+    saved = adapter_of(model) if weights is None else weights
+    save_file({name: weight.detach().contiguous() for name, weight in saved.items()}, folder / WEIGHTS)
 
 
 @torch.no_grad()
@@ -117,7 +118,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """The adapter saved in ``folder``, written into ``model``, bit for bit. Raises ValueError if it does not fit."""
     from safetensors.torch import load_file
 
-    saved, own = load_file(folder / WEIGHTS), _adapter(model)
+    saved, own = load_file(folder / WEIGHTS), adapter_of(model)
     if {name: weight.shape for name, weight in saved.items()} != {name: weight.shape for name, weight in own.items()}:
         raise ValueError(
             f"{folder} holds an adapter of another shape than this run's; resume with the model, lora.rank and "
@@ -127,7 +128,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
         weight.copy_(saved[name])
 
 
-def _adapter(model: nn.Module) -> dict[str, nn.Parameter]:
+def adapter_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """What learns, by the names that PEFT gives it on disk."""
     learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
     return {f"base_model.model.{name.replace(f'.{NAME}.', '.')}": weight for name, weight in learning}

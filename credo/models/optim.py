@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from credo.data.batching import micro_batches
+from credo.dist.shard import sum_gradients, whole
+from credo.models.division import Division
 
 Schedule = Callable[[int], float]
+STEPS, MOMENTS = "steps", ("step", "exp_avg", "exp_avg_sq")
+"""What is kept of an optimiser, and of each weight that has learnt, as AdamW names it."""
 
 
 def constant(warmup: int) -> Schedule:
@@ -58,14 +61,18 @@ class Optimizer:
         self.lr, self.schedule, self.weight_decay, self.max_grad_norm = lr, schedule, weight_decay, max_grad_norm
         self.steps: int = 0
 
-    def descend(self, lengths: Tensor, token_budget: int, loss_of: Callable[[Tensor], Tensor]) -> GradientStep:
-        """One step on the sum of ``loss_of(rows)`` over micro-batches of rows with the given ``lengths`` (B,)."""
-        total = 0.0
-        for rows in micro_batches(lengths, token_budget):
+    def descend(self, division: Division, loss_of: Callable[[Tensor], Tensor]) -> GradientStep:
+        """Collective. One step on the sum of ``loss_of(rows)`` over the micro-batches of all ranks."""
+        total = torch.zeros((), dtype=torch.float64)
+        for turn, rows in enumerate(division.parts):
             loss = loss_of(rows)
+            if turn >= division.worked:
+                loss = 0.0 * loss
             loss.backward()
-            total += loss.item()
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
+            total += loss.detach().cpu()
+        total = division.world.all_reduce(total, "sum").item()
+        sum_gradients(self.parameters, division.world)
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)).item()
         skipped = not (math.isfinite(total) and math.isfinite(grad_norm))
         if not skipped:
             for group in self.adamw.param_groups:
@@ -75,25 +82,50 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
         return GradientStep(loss=total, grad_norm=grad_norm, skipped=skipped)
 
-    def state(self) -> dict[str, object]:
-        """Everything a resumed run needs, as plain values and tensors."""
-        return {"steps": self.steps, "adamw": self.adamw.state_dict()}
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs: the steps, once for each weight, and the moments by the weight's index.
 
-    def restore(self, state: dict[str, object]) -> None:
-        """Steps and moments as they were when ``state`` was taken; learning rate and weight decay stay this run's.
-
-        Raises ValueError if they are of another number of weights.
+        Moments are the live tensors, spread as their weights are; a weight that has not learnt yet has none.
         """
-        self.steps = state["steps"]  # pyright: ignore[reportAttributeAccessIssue]
-        try:
-            self.adamw.load_state_dict(state["adamw"])  # pyright: ignore[reportArgumentType]
-        except ValueError as error:
+        moments = {
+            f"{index}.{name}": value
+            for index, weight in enumerate(self.parameters)
+            for name, value in self.adamw.state.get(weight, {}).items()
+        }
+        return {STEPS: torch.full((len(self.parameters),), self.steps), **moments}
+
+    def template(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """Tensors to be written by whoever reads a :meth:`state` of these names and whole shapes, then restored.
+
+        Raises ValueError if they are of other weights than this optimiser's.
+        """
+        made: dict[str, Tensor] = {STEPS: torch.zeros(len(self.parameters), dtype=torch.int64)}
+        for index, weight in enumerate(self.parameters):
+            for moment in MOMENTS:
+                if f"{index}.{moment}" in shapes:
+                    scalar = moment == "step"
+                    zeros = torch.zeros((), device=weight.device) if scalar else torch.zeros_like(weight)
+                    made[f"{index}.{moment}"] = zeros
+        if {name: tensor.shape for name, tensor in made.items()} != shapes:
             raise ValueError(
                 "The checkpoint was saved by an optimiser of other weights than this run's; resume with the same "
                 "prm.top_layers and lora.targets."
-            ) from error
+            )
+        return made
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Steps and moments as they were when ``state`` was taken, of a fit that :meth:`template` has made sure of.
+
+        Its tensors become the optimiser's own. Learning rate and weight decay stay this run's.
+        """
+        self.steps = int(state[STEPS].max())
+        self.adamw.state.clear()
+        for name, value in state.items():
+            if name != STEPS:
+                index, moment = name.split(".")
+                self.adamw.state[self.parameters[int(index)]][moment] = value
         for group in self.adamw.param_groups:
-            group["weight_decay"] = self.weight_decay
+            group["lr"] = self.lr * self.schedule(self.steps - 1) if self.steps else self.lr
 
 
 def step_metrics(steps: list[GradientStep], prefix: str) -> dict[str, float]:

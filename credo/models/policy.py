@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,13 +14,15 @@ from credo.algo.masked import masked_mean, masked_sum
 from credo.algo.policy_losses import approx_kl, importance_weights, kl_penalty, loss_weights, policy_losses
 from credo.config import PolicyConfig
 from credo.data.batching import rows_of
+from credo.dist.shard import whole_weights
+from credo.dist.world import World
 from credo.models.causal import (
     Compute,
     batch_logprobs,
-    named_weights,
     response_logprobs,
     response_logprobs_and_entropies,
 )
+from credo.models.division import ALONE, Division, divided
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.seeds import mixed_seed
 from credo.types import Batch
@@ -60,6 +62,10 @@ class Findings:
     """All 0 where there is no entropy bonus."""
     clipped: Bool[Tensor, "B S"]
 
+    def together(self, division: Division) -> Findings:
+        """Collective. What all ranks found."""
+        return Findings(**{field.name: division.together(getattr(self, field.name)) for field in fields(self)})
+
 
 class Policy:
     """The model being trained."""
@@ -73,9 +79,10 @@ class Policy:
         token_budget: int,
         compute: Compute,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         self.model, self.config, self.temperature = model, config, temperature
-        self.token_budget, self.seed = token_budget, seed
+        self.token_budget, self.seed, self.world = token_budget, seed, world
         self.compute: Compute = compute
         self.optimizer = Optimizer(
             model.parameters(),
@@ -91,9 +98,14 @@ class Policy:
         return self.optimizer.steps
 
     def logprobs(self, batch: Batch, *, temperature: float = 1.0) -> Float[Tensor, "B S"]:
-        """Log-probs of the response tokens, without gradient."""
+        """Collective. Log-probs of the response tokens, without gradient."""
         return batch_logprobs(
-            self.model, batch, token_budget=self.token_budget, temperature=temperature, compute=self.compute
+            self.model,
+            batch,
+            token_budget=self.token_budget,
+            temperature=temperature,
+            compute=self.compute,
+            world=self.world,
         )
 
     def old_logprobs(self, batch: Batch) -> Float[Tensor, "B S"] | None:
@@ -112,7 +124,7 @@ class Policy:
         old_logprobs: Float[Tensor, "B S"] | None,
         reference_logprobs: Float[Tensor, "B S"] | None = None,
     ) -> tuple[Float[Tensor, "B S"], dict[str, float]]:
-        """Writes theta: one pass over the batch in shuffled mini-batches; returns old log-probs and metrics.
+        """Collective. Writes theta in one pass over the batch in shuffled mini-batches. Returns old log-probs, metrics.
 
         Log-probs are at the sampling temperature, the old ones those of :meth:`old_logprobs`. Those of the reference
         are needed if ``kl_coef`` is above 0.
@@ -138,8 +150,8 @@ class Policy:
         return old, step_metrics(steps, "policy") | means | rate
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters by name, for the rollout engine."""
-        return named_weights(self.model)
+        """Collective. The parameters by name, whole, for the rollout engine."""
+        return whole_weights(self.model)
 
     def _step(self, lesson: Lesson) -> tuple[GradientStep, Findings]:
         """One optimiser step on a mini-batch (its trailing padding already cut)."""
@@ -158,7 +170,9 @@ class Policy:
             found.clipped[rows, :width] = here.clipped
             return masked_sum(losses * weights[rows, :width], part.batch.mask)
 
-        return self.optimizer.descend(lesson.batch.attention.sum(dim=1), self.token_budget, loss_of), found
+        division = divided(lesson.batch.attention.sum(dim=1), self.token_budget, self.world)
+        step = self.optimizer.descend(division, loss_of)
+        return step, found.together(division)
 
     def _losses(self, lesson: Lesson) -> tuple[Float[Tensor, "B S"], Findings]:
         """The whole loss of each token: surrogate, weighted by importance, plus KL, minus entropy."""

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from credo.config import SftConfig, TrainConfig
+from credo.config import PrmTrainingConfig, SftConfig, TrainConfig
 from credo.dist.device import choose_device, set_threads
 from credo.models.causal import Compute
 
-Tree = TypeVar("Tree", TrainConfig, SftConfig)
+Tree = TypeVar("Tree", TrainConfig, SftConfig, PrmTrainingConfig)
 
 WORTH = 1.3
 """bf16 rounds, so it has to be at least so many times as fast."""

@@ -16,7 +16,9 @@ from credo.algo.masked import zero_off
 from credo.algo.prm_losses import GroupScores, group_scores, prm_loss
 from credo.config import PrmConfig
 from credo.data.batching import rows_of
+from credo.dist.world import World
 from credo.models.causal import Compute, batch_logprobs, response_logprobs
+from credo.models.division import ALONE, divided
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.models.trunk import Trunk, with_own_top
 from credo.types import Batch
@@ -39,9 +41,10 @@ class Prm:
         token_budget: int,
         compute: Compute,
         trunk: Trunk | None = None,
+        world: World = ALONE,
     ) -> None:
         self.model, self.config, self.trunk = model, config, trunk
-        self.token_budget = token_budget
+        self.token_budget, self.world = token_budget, world
         self.compute: Compute = compute
         self.optimizer = Optimizer(
             model.parameters(),
@@ -64,7 +67,12 @@ class Prm:
     def score(self, batch: Batch, reference_logprobs: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """The log-ratio q of every response token, 0 off the mask; by the average weights if there are any."""
         logprobs = batch_logprobs(
-            self.scorer, batch, token_budget=self.token_budget, compute=self.compute, trunk=self.trunk
+            self.scorer,
+            batch,
+            token_budget=self.token_budget,
+            compute=self.compute,
+            trunk=self.trunk,
+            world=self.world,
         )
         return torch.where(batch.mask, logprobs - reference_logprobs, 0.0)
 
@@ -78,7 +86,7 @@ class Prm:
         reference_logprobs: Float[Tensor, "B S"],
         old_log_ratios: Float[Tensor, "B S"] | None = None,
     ) -> tuple[Float[Tensor, "B S"], dict[str, float]]:
-        """Writes phi: one pass over the batch in order. Returns log-ratios, 0 off the mask, and metrics.
+        """Collective. Writes phi: one pass over the batch in order. Returns log-ratios, 0 off the mask, and metrics.
 
         The log-ratios are those of the pass itself, each row's by the weights just before its own mini-batch's step:
         what the released code scores with. ``old_log_ratios``, the scores of the whole batch before the update, are
@@ -123,7 +131,9 @@ class Prm:
                 count=len(rows),
             )
 
-        step = self.optimizer.descend(batch.attention[rows].sum(dim=1), self.token_budget, loss_of)
+        division = divided(batch.attention[rows].sum(dim=1), self.token_budget, self.world)
+        step = self.optimizer.descend(division, loss_of)
+        log_ratios[rows] = division.together(log_ratios[rows])
         if not step.skipped:
             self._follow()
         return step

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
+from credo.dist.world import World
 from credo.models.causal import Compute, batch_logprobs
+from credo.models.division import ALONE
 from credo.models.trunk import Trunk
 from credo.types import Batch
 
@@ -22,10 +24,16 @@ class Reference:
     """A model that is never trained. ``trunk``, if given, is its own lower layers."""
 
     def __init__(
-        self, model: PreTrainedModel, *, token_budget: int, compute: Compute, trunk: Trunk | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        token_budget: int,
+        compute: Compute,
+        trunk: Trunk | None = None,
+        world: World = ALONE,
     ) -> None:
         self.model, self.trunk = model.requires_grad_(False), trunk
-        self.token_budget = token_budget
+        self.token_budget, self.world = token_budget, world
         self.compute: Compute = compute
         self._last: tuple[Batch, float, Tensor] | None = None
 
@@ -42,6 +50,7 @@ class Reference:
                 temperature=temperature,
                 compute=self.compute,
                 trunk=self.trunk,
+                world=self.world,
             )
             self._last = batch, temperature, logprobs
         return self._last[2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from credo.models.causal import PACKED, quiet_transformers, resolve_path
+from credo.models.causal import PACKED, quiet_transformers
+from credo.models.location import resolve_path
+
+QWEN = {
+    0.5: (24, 896, 4864, 14, 2, True),
+    1.5: (28, 1536, 8960, 12, 2, True),
+    3: (36, 2048, 11008, 16, 2, True),
+    7: (28, 3584, 18944, 28, 4, False),
+    14: (48, 5120, 13824, 40, 8, False),
+    32: (64, 5120, 27648, 40, 8, False),
+    72: (80, 8192, 29568, 64, 8, False),
+}
+"""The published Qwen2.5 by 10^9 parameters: layers, width, inner width, heads, cached heads, whether the embedding is
+shared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +39,9 @@ class ModelSize:
     """Parameters of a critic made from it: its body and a linear head."""
     cached: int | None = None
     """Keys and values that one token leaves in the cache, over all layers."""
+    queries: int | None = None
+    """Numbers that the queries of one token are, over all layers."""
+    layers: int | None = None
     vocabulary: int | None = None
     positions: int | None = None
     """The longest sequence it was made for."""
@@ -79,6 +96,27 @@ def model_size(path: str) -> ModelSize:
     return _measured(model)
 
 
+def typical_size(parameters: int) -> ModelSize:
+    """The size of the Qwen2.5 that is nearest to a model with so many ``parameters`` and of unknown shape."""
+    quiet_transformers()
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    billions = min(QWEN, key=lambda size: abs(math.log(parameters / size / 1e9)))
+    layers, width, inner, heads, cached_heads, tied = QWEN[billions]
+    settings = Qwen2Config(
+        vocab_size=151_936 if tied else 152_064,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=cached_heads,
+        tie_word_embeddings=tied,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings)
+    return replace(_measured(model), source=f"taken to be shaped like Qwen2.5-{billions}B")
+
+
 def size_text(count: int | None) -> str:
     """Bytes as people say them."""
     if count is None:
@@ -92,15 +130,18 @@ def _measured(model: Any) -> ModelSize:
     heads = getattr(settings, "num_attention_heads", None)
     layers, width = getattr(settings, "num_hidden_layers", None), getattr(settings, "hidden_size", None)
     linear = [part for part in model.modules() if type(part) is nn.Linear and part is not model.get_output_embeddings()]
-    cached = None
+    cached = queries = None
     if heads and layers and width:
         cached_heads = getattr(settings, "num_key_value_heads", None) or heads
-        cached = 2 * layers * cached_heads * (getattr(settings, "head_dim", None) or width // heads)
+        head = getattr(settings, "head_dim", None) or width // heads
+        cached, queries = 2 * layers * cached_heads * head, layers * heads * head
     return ModelSize(
         parameters=_count(model),
         source="counted",
         critic=_count(model.base_model) + width + 1 if width else None,
         cached=cached,
+        queries=queries,
+        layers=layers,
         vocabulary=getattr(settings, "vocab_size", None),
         positions=getattr(settings, "max_position_embeddings", None),
         width=width,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from itertools import chain
 
 import pytest
 
@@ -39,20 +38,6 @@ def test_the_seed_decides_the_order():
     assert ids(ProblemStream(problems(50), seed=1).take(50)) != ids(ProblemStream(problems(50), seed=2).take(50))
 
 
-def test_two_ranks_share_out_each_epoch():
-    streams = [ProblemStream(problems(20), seed=3, rank=rank, world_size=2) for rank in range(2)]
-    for _ in range(3):
-        shares = [ids(stream.take(10)) for stream in streams]
-        assert sorted(shares[0] + shares[1]) == sorted(ids(problems(20)))
-
-
-def test_ranks_of_unequal_shares_cover_an_epoch_too():
-    shares = [
-        ids(ProblemStream(problems(8), seed=3, rank=rank, world_size=3).take(2 + (rank < 2))) for rank in range(3)
-    ]
-    assert sorted(chain.from_iterable(shares)) == sorted(ids(problems(8)))
-
-
 @pytest.mark.parametrize("before", [0, 1, 7, 10, 23])
 def test_resume_is_exact_to_the_row(before):
     whole = ProblemStream(problems(10), seed=4)
@@ -81,14 +66,13 @@ def test_a_state_is_a_copy():
     assert state == copy
 
 
-def test_other_problems_seeds_and_ranks_are_refused():
+def test_other_problems_seeds_are_refused():
     saved = ProblemStream(problems(10), seed=4).state()
     for other, named in [
         (ProblemStream(problems(10, "q"), seed=4), "problems"),
         (ProblemStream(problems(10)[::-1], seed=4), "problems"),
         (ProblemStream(problems(11), seed=4), "problems"),
         (ProblemStream(problems(10), seed=5), "seed"),
-        (ProblemStream(problems(10), seed=4, rank=0, world_size=2), "world_size"),
     ]:
         before = other.state()
         with pytest.raises(ValueError, match=named):
@@ -128,7 +112,7 @@ def test_no_call_repeats_a_problem_that_was_put_back():
 def test_a_call_for_more_than_there_is_repeats_evenly():
     taken = Counter(ids(ProblemStream(problems(5), seed=8).take(15)))
     assert set(taken.values()) == {3}
-    small = ProblemStream(problems(3), seed=8, rank=1, world_size=2)
+    small = ProblemStream(problems(3), seed=8)
     assert len(set(ids(small.take(3)))) == 3
 
 
@@ -139,23 +123,19 @@ def test_problems_are_found_by_id():
         stream.problem("p3")
 
 
-def test_too_few_problems_and_shared_ids_are_refused():
-    with pytest.raises(ValueError, match="0 problem"):
+def test_no_problems_and_shared_ids_are_refused():
+    with pytest.raises(ValueError, match="no problems"):
         ProblemStream([], seed=1)
-    with pytest.raises(ValueError, match="2 rank"):
-        ProblemStream(problems(1), seed=1, rank=0, world_size=2)
     with pytest.raises(ValueError, match="share an id"):
         ProblemStream(problems(2) + problems(1), seed=1)
 
 
-def remembering(
-    count: int, *, floor: float = 0.2, seed: int = 4, useless: tuple[str, ...] = (), rank: int = 0, world_size: int = 1
-) -> ProblemStream:
+def remembering(count: int, *, floor: float = 0.2, seed: int = 4, useless: tuple[str, ...] = ()) -> ProblemStream:
     """A stream with a memory in which the problems ``useless`` were never solved, so that the floor is their chance."""
     memory = SolveRates(floor=floor, per_prompt=4, low=0.2, high=0.8)
     for id in useless:
         memory.see(id, [0.0] * 400)
-    return ProblemStream(problems(count), seed=seed, rank=rank, world_size=world_size, memory=memory)
+    return ProblemStream(problems(count), seed=seed, memory=memory)
 
 
 def test_a_memory_of_nothing_changes_nothing():
@@ -269,15 +249,3 @@ def test_a_state_without_memory_begins_one():
     assert stream.state() == {**plain.state(), "memory": {}}
     plain.restore(remembering(10, useless=("p1",)).state())
     assert plain.drawn == 0
-
-
-def test_ranks_remember_for_themselves():
-    streams = [remembering(20, floor=1e-12, rank=rank, world_size=2) for rank in range(2)]
-    first = [ids(stream.take(10)) for stream in streams]
-    assert streams[0].memory is not None
-    for id in first[0]:
-        streams[0].memory.see(id, [0.0] * 400)
-    plain = [ProblemStream(problems(20), seed=4, rank=rank, world_size=2) for rank in range(2)]
-    second = [[ids(stream.take(10)) for _ in range(2)][1] for stream in plain]
-    assert ids(streams[0].take(3)) == [id for id in second[0] if id not in first[0]][:3]
-    assert ids(streams[1].take(10)) == second[1]

@@ -26,6 +26,17 @@ def test_threads_are_set_or_all_cores_of_the_process_are_taken():
     assert torch.get_num_threads() == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.usefixtures("same_threads_afterwards")
+def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
+    cores = len(os.sched_getaffinity(0))
+    for ranks, threads in ((1, cores), (2, max(1, cores // 2)), (10 * cores, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        set_threads(0)
+        assert torch.get_num_threads() == threads
+    set_threads(2)
+    assert torch.get_num_threads() == 2, "what was asked for is each rank's"
+
+
 def test_the_cpu_is_always_there():
     assert choose_device("cpu") == "cpu"
 

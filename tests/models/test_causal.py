@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +21,7 @@ from credo.models.causal import (
     build_model,
     load_model,
     load_weights,
-    named_weights,
     recompute_layers,
-    resolve_path,
     response_logprobs,
     response_logprobs_and_entropies,
     save_model,
@@ -192,14 +189,6 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, options: dict[str,
         load_weights(saved.model, tmp_path / "two")
 
 
-def test_shared_weights_have_one_name(make_model):
-    model = make_model().model
-    weights = dict(named_weights(model))
-    assert "model.embed_tokens.weight" in weights
-    assert "lm_head.weight" not in weights
-    assert all(weight is model.get_parameter(name) for name, weight in weights.items())
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small model on disk."""
@@ -282,39 +271,6 @@ def test_a_broken_gguf_file_is_refused(tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF and no more")
     with pytest.raises(ValueError, match="could be loaded"):
         load_model(str(tmp_path / "model.gguf"))
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        ("./nowhere", "neither a model folder nor a hub id"),
-        ("nowhere", "neither a model folder nor a hub id"),
-        ("a/b/c", "neither a model folder nor a hub id"),
-        (__file__, "neither a model folder nor a hub id"),
-        (str(Path(__file__).parent), r"without config\.json"),
-        ("nowhere.gguf", "no file"),
-        ("package:no-such-package", "not installed"),
-        ("package:no.such.package", "not installed"),
-        ("package:", "not installed"),
-        ("package:json", r"no \.gguf file"),
-    ],
-)
-def test_paths_that_name_no_model(path: str, reason: str):
-    with pytest.raises(ValueError, match=reason):
-        load_model(path)
-
-
-def test_paths_that_name_a_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert resolve_path(str(folder)) == (str(folder), {})
-    assert resolve_path("owner/name") == ("owner/name", {})
-    package = tmp_path / "some_weights"
-    (package / "files").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "files" / "model.gguf").touch()
-    expected = (str(package / "files"), {"gguf_file": "model.gguf"})
-    assert resolve_path(str(package / "files" / "model.gguf")) == expected
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    assert resolve_path("package:some-weights") == expected
 
 
 def test_recomputed_layers_have_the_same_gradients(make_model, make_batch):

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import run_ranks
 from torch import Tensor, nn
 
+from credo.dist.world import World
+from credo.models.division import divided
 from credo.models.optim import GradientStep, Optimizer, constant, cosine, step_metrics
 
 LENGTHS = torch.tensor([3, 2, 4, 1])
@@ -27,7 +30,7 @@ def optimizer(*parameters: nn.Parameter, **options: Any) -> Optimizer:
 
 def descend(optimizer: Optimizer, loss: Callable[[], Tensor]) -> GradientStep:
     """One step on ``loss()``, in a single micro-batch."""
-    return optimizer.descend(torch.tensor([1]), 1, lambda rows: loss())
+    return optimizer.descend(divided(torch.tensor([1]), 1), lambda rows: loss())
 
 
 def adamw(weights: list[float], gradients: list[list[float]], factors: list[float], lr: float, decay: float):
@@ -80,7 +83,7 @@ def test_micro_batches_add_up(token_budget: int):
         return (scale[rows].sum() * weights * torch.tensor([3.0, 4.0])).sum()
 
     descending = optimizer(weights)
-    step = descending.descend(LENGTHS, token_budget, loss_of)
+    step = descending.descend(divided(LENGTHS, token_budget), loss_of)
     assert sorted(rows_seen) == [0, 1, 2, 3]
     assert step == GradientStep(loss=-15.0, grad_norm=75.0, skipped=False)
 
@@ -120,10 +123,38 @@ def test_a_broken_step_is_not_taken_and_leaves_no_trace(loss: Callable[[nn.Param
 def test_one_broken_micro_batch_spoils_the_step():
     weights = parameter(1.0)
     broken = optimizer(weights)
-    step = broken.descend(LENGTHS, 1, lambda rows: weights.sum() * (math.inf if rows[0] == 3 else 1.0))
+    step = broken.descend(divided(LENGTHS, 1), lambda rows: weights.sum() * (math.inf if rows[0] == 3 else 1.0))
     assert step.skipped
     assert weights.item() == 1.0
     assert weights.grad is None
+
+
+def descended(world: World) -> list[list[float]]:
+    """Loss, gradient norm and weights after each of some steps, of which one rank has no row in one, and the row that
+    breaks another."""
+    used, unused = parameter(1.0, 2.0, 3.0), parameter(4.0)
+    descending = optimizer(used, unused, weight_decay=0.1, max_grad_norm=1.5)
+    inputs = torch.tensor([[1.0, 0.5, 0.0], [0.0, 2.0, 1.0], [-1.0, 0.0, 3.0], [0.5, 0.5, 0.5]])
+    found = []
+    for count, broken in ((4, None), (1, None), (4, 3), (3, None)):
+        scale = torch.ones(4)
+        if broken is not None:
+            scale[broken] = math.inf
+        step = descending.descend(
+            divided(LENGTHS[:count], 4, world), lambda rows, by=scale: ((inputs[rows] @ used).square() * by[rows]).sum()
+        )
+        found.append([step.loss, step.grad_norm, float(step.skipped), *used.tolist(), *unused.tolist()])
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_descend_as_one_process_does(ranks: int):
+    expected = descended(World())
+    assert [step[2] for step in expected] == [0.0, 0.0, 1.0, 0.0]
+    assert [step[6] for step in expected] == [4.0] * 4, "no decay of what has no gradient"
+    for found in run_ranks(ranks, descended):
+        for step, alone in zip(found, expected, strict=True):
+            assert step == pytest.approx(alone, rel=1e-5, nan_ok=True)
 
 
 def test_a_restored_state_goes_on_bit_for_bit():
@@ -152,6 +183,52 @@ def test_a_restored_state_goes_on_bit_for_bit():
         step(resumed, resumed_weights, index)
     assert torch.equal(resumed_weights, whole_weights)
     assert resumed.steps == whole.steps == 12
+
+
+def test_the_state_is_named_tensors_and_what_has_not_learnt_has_none():
+    used, unused = parameter(1.0, 2.0), parameter(1.0)
+    learning = optimizer(used, unused)
+    assert set(learning.state()) == {"steps"}
+    descend(learning, lambda: used.sum())
+    descend(learning, lambda: used.sum())
+    state = learning.state()
+    assert set(state) == {"steps", "0.step", "0.exp_avg", "0.exp_avg_sq"}
+    assert state["steps"].tolist() == [2, 2]
+    assert state["0.step"].item() == 2
+    assert state["0.exp_avg"].tolist() == pytest.approx([0.19, 0.19])
+    assert state["0.exp_avg_sq"].tolist() == pytest.approx([0.001999, 0.001999])
+
+    again = optimizer(parameter(1.0, 2.0), parameter(1.0))
+    descend(again, lambda: again.parameters[1].sum())
+    template = again.template({name: tensor.shape for name, tensor in state.items()})
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in template.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in state.items()
+    }
+    for name, tensor in template.items():
+        tensor.copy_(state[name])
+    again.restore(template)
+    assert set(again.state()) == set(state), "what the other weight had learnt is gone"
+    assert again.steps == 2
+
+
+@pytest.mark.parametrize(
+    "weights", [(parameter(1.0),), (parameter(1.0, 2.0, 3.0), parameter(1.0)), (parameter(1.0, 2.0),)], ids=len
+)
+def test_the_state_of_other_weights_is_refused(weights: tuple[nn.Parameter, ...]):
+    used, unused = parameter(1.0, 2.0), parameter(1.0)
+    learning = optimizer(used, unused)
+    descend(learning, lambda: used.sum())
+    with pytest.raises(ValueError, match=r"prm\.top_layers"):
+        optimizer(*weights).template({name: tensor.shape for name, tensor in learning.state().items()})
+
+
+def test_the_learning_rate_shown_is_that_of_the_last_step():
+    weights = parameter(1.0)
+    learning, restored = (optimizer(weights, schedule=constant(3)) for _ in range(2))
+    for _ in range(2):
+        descend(learning, lambda: weights.sum())
+        restored.restore(learning.state())
+        assert restored.adamw.param_groups[0]["lr"] == learning.adamw.param_groups[0]["lr"]
 
 
 def test_learning_rate_and_weight_decay_are_those_of_the_new_run():

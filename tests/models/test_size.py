@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from counted import CACHED, LAYER, PARAMETERS, C, D, H, I, L, V, W, counted_llama
 
-from credo.models.size import model_size, size_text
+from credo.models.size import model_size, size_text, typical_size
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,27 @@ def test_parameters_are_counted_without_weights(folder: str):
     size = model_size(folder)
     assert size.parameters == PARAMETERS == 800 + 3 * (512 + 256 + 1920 + 32) + 16
     assert (size.cached, size.vocabulary, size.positions) == (CACHED, V, 512)
+    assert (size.layers, size.queries) == (L, L * H * D)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "published", "cached"),
+    [
+        (500_000_000, "0.49", 24 * 2 * 2 * 64),
+        (1_700_000_000, "1.54", 28 * 2 * 2 * 128),
+        (3_000_000_000, "3.09", 36 * 2 * 2 * 128),
+        (8_000_000_000, "7.62", 28 * 2 * 4 * 128),
+        (14_000_000_000, "14.77", 48 * 2 * 8 * 128),
+        (30_000_000_000, "32.76", 64 * 2 * 8 * 128),
+        (400_000_000_000, "72.71", 80 * 2 * 8 * 128),
+    ],
+)
+def test_a_size_alone_stands_for_the_nearest_qwen(parameters: int, published: str, cached: int):
+    size = typical_size(parameters)
+    assert size.parameters is not None
+    assert f"{size.parameters / 1e9:.2f}" == published
+    assert size.cached == cached
+    assert "shaped like Qwen2.5" in size.words
 
 
 def test_an_adapter_of_rank_1_has_the_inputs_and_outputs_of_each_layer_below_the_last(folder: str):

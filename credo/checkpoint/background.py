@@ -1,0 +1,30 @@
+"""One call in a thread of its own, waited for with a limit. A thread that outlives it does not keep the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Background:
+    """``work`` in progress; what it raises is raised to who waits."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wait(self, limit: float) -> None:
+        """Returns when the work is done. Raises TimeoutError after ``limit`` seconds, or what the work raised."""
+        self._thread.join(limit)
+        if self._thread.is_alive():
+            raise TimeoutError(f"no end after {limit:.0f} s")
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error

@@ -1,0 +1,163 @@
+"""The models of a run, one for each role: policy, PRM, reference, the anchor of the KL term, critic.
+
+All start from the policy's model in memory unless they have a start of their own; where models are spread over the
+ranks, the policy is the last to be, because the others are copies of it whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from credo.config import TrainConfig
+from credo.console import Console
+from credo.dist.world import World
+from credo.models.causal import CausalModel, load_model, recompute_layers, shard_model
+from credo.models.critic import Critic
+from credo.models.lora import as_now, with_adapter
+from credo.models.policy import Policy
+from credo.models.prm import Prm
+from credo.models.reference import Reference
+from credo.models.trunk import Trunk, with_own_top
+from credo.seeds import mixed_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+POLICY, PRM = 0, 1
+"""What tells the seeds of their adapters apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The models of a run."""
+
+    policy: Policy
+    prm: Prm | None
+    reference: Reference | Policy | None
+    """What the PRM is measured against; the policy as it sampled can stand in for it."""
+    anchor: Reference | None
+    """What the KL term holds the policy to."""
+    critic: Critic | None
+
+
+def build_roles(config: TrainConfig, start: CausalModel, world: World, console: Console) -> Roles:
+    """Collective. The roles that ``config`` asks for, spread over the ranks if ``world`` does.
+
+    Raises ValueError for what does not go together.
+    """
+    _check_sharding(config, world)
+    settings = _settings(config, world)
+    prm, reference = _prm(config, start, world) if config.prm.enabled else (None, None)
+    anchor = _anchor(config, start, world, reference)
+    critic = _critic(config, start, world)
+    model = with_adapter(start.model, config.lora, mixed_seed(config.run.seed, POLICY))
+    if config.training.gradient_checkpointing:
+        for learner in (model, *([prm.model] if prm is not None else [])):
+            recompute_layers(learner)
+    policy = Policy(
+        shard_model(model, world, config.model.precision),
+        config.policy,
+        temperature=config.rollout.temperature,
+        seed=config.run.seed,
+        **settings,
+    )
+    if config.prm.enabled and config.prm.reference == "policy":
+        reference = policy
+    if config.lora.rank == 0:
+        _warn_of_sizes(prm, reference, console)
+    return Roles(policy=policy, prm=prm, reference=reference, anchor=anchor, critic=critic)
+
+
+def _prm(config: TrainConfig, start: CausalModel, world: World) -> tuple[Prm, Reference | None]:
+    """PRM and reference; no reference where that is the policy."""
+    settings = _settings(config, world)
+    model = _own_model("prm.path", config.prm.path, config, start)
+    if config.prm.top_layers:
+        trunk = Trunk(model, config.prm.top_layers, token_budget=settings["token_budget"], compute=settings["compute"])
+        prm = Prm(with_own_top(model, config.prm.top_layers), config.prm, trunk=trunk, **settings)
+        return prm, Reference(model, trunk=trunk, **settings)
+    reference = None
+    if config.prm.reference == "own":
+        reference = _frozen(as_now(model, config.lora), config, world)
+    if config.prm.reference == "initial":
+        own = _own_model("prm.reference_path", config.prm.reference_path, config, start)
+        reference = _frozen(own, config, world)
+    learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))
+    return Prm(shard_model(learning, world, config.model.precision), config.prm, **settings), reference
+
+
+def _anchor(config: TrainConfig, start: CausalModel, world: World, reference: Reference | None) -> Reference | None:
+    """The policy's frozen start for the KL term; the PRM's reference, where that is the same model."""
+    if config.policy.kl_coef == 0:
+        return None
+    same = config.prm.reference == "initial" and config.prm.reference_path in ("", config.model.path)
+    return reference if same and reference is not None else _frozen(as_now(start.model, config.lora), config, world)
+
+
+def _critic(config: TrainConfig, start: CausalModel, world: World) -> Critic | None:
+    if config.advantage.estimator != "gae":
+        return None
+    return Critic(
+        start.model,
+        config.critic,
+        minibatch=config.policy.minibatch,
+        max_grad_norm=config.policy.max_grad_norm,
+        seed=config.run.seed,
+        **_settings(config, world),
+    )
+
+
+def _settings(config: TrainConfig, world: World) -> dict[str, Any]:
+    """What all roles take."""
+    return {
+        "token_budget": config.training.tokens_per_microbatch,
+        "compute": config.model.precision,
+        "world": world,
+    }
+
+
+def _frozen(model: PreTrainedModel, config: TrainConfig, world: World) -> Reference:
+    model.requires_grad_(False)
+    return Reference(shard_model(model, world, config.model.precision), **_settings(config, world))
+
+
+def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> PreTrainedModel:
+    """The model at ``path``, or a copy of the policy's start. Raises ValueError for another tokenizer than its."""
+    if path in ("", config.model.path):
+        return as_now(start.model, config.lora)
+    own = load_model(path, key=key, device=str(start.model.device))
+    if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
+        raise ValueError(
+            f"{key} = '{path}' has another tokenizer than model.path = '{config.model.path}'; log-ratios compare "
+            "tokens one by one, so both need the same."
+        )
+    return own.model
+
+
+def _check_sharding(config: TrainConfig, world: World) -> None:
+    """Raises ValueError for roles that share parameters, which cannot be spread over ranks one by one."""
+    if not world.sharded:
+        return
+    for option, shares in (
+        ("lora.rank", config.lora.rank > 0),
+        ("prm.top_layers", config.prm.enabled and config.prm.top_layers > 0),
+        ("prm.ema", config.prm.enabled and config.prm.ema > 0),
+    ):
+        if shares:
+            raise ValueError(
+                f"launch.sharding = 'full' spreads each model by itself, which {option} does not allow; set "
+                f"launch.sharding = 'none', which keeps whole models on every rank, or leave {option} at 0."
+            )
+
+
+def _warn_of_sizes(prm: Prm | None, reference: Reference | Policy | None, console: Console) -> None:
+    if prm is not None and reference is not None and _size(prm.model) != _size(reference.model):
+        console.warn(
+            f"The PRM has {_size(prm.model):,} parameters and its reference {_size(reference.model):,}; unless it was "
+            "trained against this reference its log-ratios say little but length. prm.reference = 'own' is its start."
+        )
+
+
+def _size(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
