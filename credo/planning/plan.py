@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from credo.batch_arithmetic import batch_arithmetic, checked_responses, counted, kept_counts, longest_tokens
 from credo.config import TrainConfig
 from credo.models.size import ModelSize, model_size, size_text
+from credo.planning.arithmetic import batch_arithmetic, checked_responses, counted, kept_counts, longest_tokens
 
 WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
 """Bytes a parameter, all fp32; AdamW keeps two moments."""
@@ -77,11 +77,10 @@ def memory(config: TrainConfig, sizes: Sizes) -> list[Row]:
         rows.append((role.name, what, _less(_times(role.parameters, factor), _times(role.halved, 2))))
     if config.prm.enabled and config.prm.reference == "policy":
         rows.append(("reference", "none: the policy stands in", 0))
-    if config.policy.kl_coef > 0 and _reference_is_start(config):
+    if config.policy.kl_coef > 0 and reference_is_start(config):
         rows.append(("KL anchor", "none: the PRM's reference serves", 0))
     if config.prm.enabled and config.prm.top_layers:
-        prompts = config.rollout.prompts * config.data.max_prompt_tokens
-        tokens = prompts + config.responses_per_step * config.rollout.max_tokens
+        tokens = shared_tokens(config)
         rows.append(("shared layers", f"hidden states of {tokens:,} tokens", _times(sizes.prm.width, 4 * tokens)))
     compute_bytes = 2 if config.model.compute == "bf16" else 4  # of an activation, a logit, a cached key or value
     if config.model.compute != "fp32":
@@ -116,7 +115,7 @@ def roles(config: TrainConfig, sizes: Sizes) -> Iterator[Role]:
             yield Role(name="PRM average", parameters=own, saved=True, shared=shared)
         if config.prm.reference != "policy":
             yield Role(name="reference", parameters=sizes.reference.parameters)
-    if config.policy.kl_coef > 0 and not _reference_is_start(config):
+    if config.policy.kl_coef > 0 and not reference_is_start(config):
         yield Role(name="KL anchor", parameters=sizes.policy.parameters)
     if config.advantage.estimator == "gae":
         yield Role(name="critic", parameters=sizes.policy.critic, trained=True, saved=True)
@@ -198,7 +197,7 @@ def _prm_doubts(config: TrainConfig, sizes: Sizes) -> Iterator[str]:
         )
     reference = _times(sizes.reference.parameters, WEIGHTS) or 0
     if (
-        _reference_is_start(config)
+        reference_is_start(config)
         and config.policy.kl_coef == config.lora.rank == config.prm.top_layers == 0
         and reference >= 2**30
     ):
@@ -227,7 +226,13 @@ def model_sizes(config: TrainConfig) -> Sizes:
     return Sizes(policy=policy, prm=prm, reference=reference)
 
 
-def _reference_is_start(config: TrainConfig) -> bool:
+def shared_tokens(config: TrainConfig) -> int:
+    """Tokens of a step at most, those of a prompt counted once: what a PRM with ``top_layers`` remembers of."""
+    prompts = config.rollout.prompts * config.data.max_prompt_tokens
+    return prompts + config.responses_per_step * config.rollout.max_tokens
+
+
+def reference_is_start(config: TrainConfig) -> bool:
     """Whether the PRM's reference is the frozen start of the policy."""
     start = ("", config.model.path)
     return config.prm.enabled and config.prm.reference == "initial" and config.prm.reference_path in start

@@ -13,7 +13,7 @@ from counted import CACHED, LAYER, PARAMETERS, V, W, counted_llama
 from credo.config import TrainConfig
 from credo.filtering import sift, why_dropped
 from credo.models.size import ModelSize, model_size, size_text
-from credo.plan import Sizes, batch_arithmetic, disk, doubts, kept_counts, memory, model_sizes, plan, roles
+from credo.planning.plan import Sizes, batch_arithmetic, disk, doubts, kept_counts, memory, model_sizes, plan, roles
 from credo.recipe import build
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
