@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,8 +68,16 @@ class RolloutConfig:
     """Sequences decoded at once: bounds the key-value cache."""
     cache_gb: float = 0.0
     """GiB that keys and values may take: fewer sequences are decoded at once if these are long; 0 has no such bound."""
-    engine: Literal["torch", "vllm"] = "torch"
-    """What samples: the policy itself, or vLLM with a second copy of its weights (the extra of that name)."""
+    engine: Literal["torch", "vllm", "vllm-server"] = "torch"
+    """What samples: the policy itself, vLLM with a second copy of its weights (the extra of that name), or servers of
+    vLLM with a copy each."""
+    servers: tuple[str, ...] = ()
+    """Addresses of vLLM servers, http://HOST:PORT; `credo/rollout/server.py` has the command that starts one."""
+    max_lag: int = 0
+    """Servers: updates that the weights which a response was sampled with may be behind the newest ones."""
+    ahead: bool = False
+    """Sample the next batch while the models learn from the last: responses are one update old when they are learnt
+    from, which `policy.importance_cap` must correct."""
     packed: bool = True
     """Sample from a copy of the policy's weights in the layout and precision of the fastest products; false samples
     with the policy's own modules, slower and without the copy."""
@@ -79,13 +88,27 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         above_zero(self, "rollout", "temperature", "top_p", "probe_threshold")
         share(self, "rollout", "top_p", "min_p")
-        at_least(0, self, "rollout", "top_k", "cache_gb")
+        at_least(0, self, "rollout", "top_k", "cache_gb", "max_lag")
         at_least(1, self, "rollout", "prompts", "per_prompt", "max_tokens", "concurrent")
         if self.engine == "torch":
             unread(self, "rollout", "probe_threshold", cause="with rollout.engine = 'torch': one copy of the weights")
         else:
-            unread(self, "rollout", "packed", cause="with rollout.engine = 'vllm', which has a copy of its own")
+            unread(self, "rollout", "packed", cause=f"with rollout.engine = '{self.engine}', which has its own copy")
+        self._check_servers()
         require("" not in self.stop, "rollout.stop: the empty text is in every response; take it out.")
+
+    def _check_servers(self) -> None:
+        if self.engine != "vllm-server":
+            unread(self, "rollout", "servers", "max_lag", cause=f"with rollout.engine = '{self.engine}'")
+            return
+        unread(self, "rollout", "cache_gb", cause="with rollout.engine = 'vllm-server'; it is an option of a server")
+        require(len(self.servers) > 0, "rollout.servers: none given; name those that rollout.engine is to ask.")
+        require(len(set(self.servers)) == len(self.servers), "rollout.servers: one is given twice; take it out.")
+        for url in self.servers:
+            require(
+                re.fullmatch(r"https?://[^/\s]+/?", url) is not None,
+                f"rollout.servers: expected http://HOST:PORT, got '{url}'.",
+            )
 
     @property
     def cuts(self) -> dict[str, int | float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +35,11 @@ class SamplingParams:
 class RolloutEngine(Protocol):
     """Samples responses. Knows tokens and weights; knows nothing of rewards, PRMs or configs."""
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What it has to say of itself since the last update, for the log of a step; often nothing."""
+        ...
+
     def sample(
         self,
         prompts: Sequence[tuple[int, ...]],
@@ -64,6 +69,11 @@ class ScriptedEngine:
 
     def __init__(self, respond: Callable[[tuple[int, ...], int, int], tuple[int, ...]], eos_id: int) -> None:
         self.respond, self.eos_id = respond, eos_id
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """A script has none."""
+        return {}
 
     def sample(
         self,

@@ -7,7 +7,7 @@ through transformers' own cache.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -81,6 +81,11 @@ class TorchEngine:
         weights = "packed weights" if self.packed else "the weights that learn"
         way = f"continuous batching over {weights}" if self.continuous else "one batch after another"
         return f"{way}, {self.compute}, up to {self.concurrent:,} sequences at once"
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """None: it samples from the policy itself."""
+        return {}
 
     @torch.no_grad()
     def sample(

@@ -1,7 +1,7 @@
 """Samples with vLLM inside the training process: a second copy of the weights, renewed and checked after every update.
 
 Knows vLLM's interface of 0.30 and 0.32, tested on the CPU with both; untested on CUDA. One process: a model
-spread over several GPUs, or vLLM as a server, is not its business.
+spread over several GPUs is not its business, and vLLM as a server is that of :mod:`credo.rollout.vllm_server`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,24 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from credo.rollout.engine import Progress, SamplingParams
+from credo.rollout.vllm_shared import (
+    PROBE_OPTIONS,
+    Probe,
+    check_temperature,
+    probe_tokens,
+    repack_output_layer,
+    request_options,
+)
 from credo.seeds import mixed_seed
 from credo.types import Rollout
 
@@ -28,20 +35,6 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 4 * 2**30
 """Bound on keys and values where none is given; left alone, vLLM would take nearly all memory there is."""
-LEAST_TEMPERATURE = 0.01
-"""vLLM raises lower temperatures to this one."""
-PROBES, PROBE_TOKENS = 8, 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """What the engine's log-probs are compared with after every sync of weights."""
-
-    trained: Callable[[Int[Tensor, "B S"], Bool[Tensor, "B S"], Bool[Tensor, "B S"]], Float[Tensor, "B S"]]
-    """The trainer's log-probs at temperature 1, from tokens, attention and the mask of tokens to score."""
-    threshold: float
-    """Mean absolute difference of log-probs above which ``warn`` is called."""
-    warn: Callable[[str], None]
 
 
 class VllmEngine:
@@ -76,7 +69,7 @@ class VllmEngine:
         self._dtype = torch.bfloat16 if compute == "bf16" else torch.float32
         shape = model.config.get_text_config()
         context = min(context, getattr(shape, "max_position_embeddings", context))
-        self._probes = _probe_tokens(shape.vocab_size, min(PROBE_TOKENS, context - 1))
+        self._probes = probe_tokens(shape.vocab_size, context)
         options = {
             "dtype": self._dtype,
             "max_model_len": context,
@@ -89,10 +82,15 @@ class VllmEngine:
             own = self._probe_logprobs()
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"rollout.engine = 'vllm': vLLM cannot run this model here ({str(error).strip().splitlines()[0]}); set "
-                "rollout.engine = 'torch'."
+                f"vLLM cannot run this model here ({str(error).strip().splitlines()[0]}); choose the engine 'torch' "
+                "(rollout.engine, --engine)."
             ) from error
-        self._compare(own)
+        self.probe_gap = probe.gap(own, probe.of(self._probes))
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Of the last check, for the log of a step."""
+        return {"rollout/probe_gap": self.probe_gap}
 
     @property
     def summary(self) -> str:
@@ -109,13 +107,9 @@ class VllmEngine:
     ) -> list[list[Rollout]]:
         """See :class:`credo.rollout.engine.RolloutEngine`; progress is told of whole responses."""
         assert len(prompts) == len(seeds)
-        if 0 < params.temperature < LEAST_TEMPERATURE:
-            raise ValueError(
-                f"vLLM does not sample at temperature {params.temperature}, it would take {LEAST_TEMPERATURE} instead; "
-                "choose that, or 0 for greedy decoding."
-            )
+        check_temperature(params.temperature)
         rows = [(prompt, mixed_seed(seed, k)) for prompt, seed in zip(prompts, seeds, strict=True) for k in range(n)]
-        options = [self._options(params, seed) for _, seed in rows]
+        options = [self._vllm.SamplingParams(**request_options(params, seed, self.eos_ids)) for _, seed in rows]
         outputs = self._finished([prompt for prompt, _ in rows], options, progress)
         rollouts = [_rollout(prompt, output.outputs[0]) for (prompt, _), output in zip(rows, outputs, strict=True)]
         return [rollouts[i * n : (i + 1) * n] for i in range(len(prompts))]
@@ -125,10 +119,10 @@ class VllmEngine:
         the old ones, and checks the new ones against the trainer's."""
         cast = ((name, tensor.detach().to(self._dtype)) for name, tensor in weights)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
-        self._llm.apply_model(_repack_output_layer)
+        self._llm.apply_model(repack_output_layer)
         forgotten = self._llm.reset_prefix_cache()
         assert forgotten, "no request is under way between two samples"
-        self._compare(self._probe_logprobs())
+        self.probe_gap = self.probe.gap(self._probe_logprobs(), self.probe.of(self._probes))
 
     def close(self) -> None:
         """Ends vLLM and frees its weights and cache."""
@@ -138,47 +132,15 @@ class VllmEngine:
         del self._llm
         cleanup_dist_env_and_memory()
 
-    def _compare(self, own: Float[Tensor, "B T"]) -> None:
-        """Warns if vLLM's log-probs of the probes are not the trainer's."""
-        attention = torch.ones_like(self._probes, dtype=torch.bool)
-        mask = attention.clone()
-        mask[:, 0] = False
-        with torch.no_grad():
-            trained = self.probe.trained(self._probes, attention, mask).cpu()
-        self.probe_gap = (own - trained[:, 1:]).abs().mean().item()
-        if not self.probe_gap <= self.probe.threshold:
-            self.probe.warn(
-                f"vLLM's log-probs of {own.numel()} probe tokens differ from the trainer's by {self.probe_gap:.3g} on "
-                f"average, more than rollout.probe_threshold = {self.probe.threshold}: it samples from another policy "
-                "than the one that learns. Raise the threshold if that is rounding, or set rollout.engine = 'torch'."
-            )
-
     def _probe_logprobs(self) -> Float[Tensor, "B T"]:
         """vLLM's log-prob of each probe token but the first of a sequence."""
         probes = self._probes.tolist()
-        options = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
-        outputs = self._finished(probes, [self._vllm.SamplingParams(**options) for _ in probes])
+        outputs = self._finished(probes, [self._vllm.SamplingParams(**PROBE_OPTIONS) for _ in probes])
         return torch.tensor(
             [
                 [entry[token].logprob for token, entry in zip(row[1:], output.prompt_logprobs[1:], strict=True)]
                 for row, output in zip(probes, outputs, strict=True)
             ]
-        )
-
-    def _options(self, params: SamplingParams, seed: int) -> Any:
-        """The engine's own end tokens replace those that vLLM would read from the model's folder."""
-        return self._vllm.SamplingParams(
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            max_tokens=params.max_tokens,
-            stop=list(params.stop),
-            detokenize=bool(params.stop),
-            stop_token_ids=sorted(self.eos_ids),
-            ignore_eos=True,
-            seed=seed,
-            logprobs=0,
         )
 
     def _finished(
@@ -213,8 +175,8 @@ def _imported() -> Any:
         import vllm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
-            f"rollout.engine = 'vllm', but vllm cannot be imported ({error}); pip install 'credo[vllm]', or set "
-            "rollout.engine = 'torch'."
+            f"The engine is to be 'vllm', but vllm cannot be imported ({error}); pip install 'credo[vllm]', or choose "
+            "'torch' (rollout.engine, --engine)."
         ) from error
     return vllm
 
@@ -247,23 +209,6 @@ def _process_as_it_was() -> Iterator[None]:
         numpy.random.set_state(states[1])
         torch.set_num_threads = set_threads
         set_threads(threads)
-
-
-def _repack_output_layer(model: Any) -> None:
-    """An output layer tied to the embedding has no weights of its own to load, so on the CPU vLLM 0.32 leaves it with
-    a packed copy of the old ones."""
-    from vllm.model_executor.layers.vocab_parallel_embedding import (  # pyright: ignore[reportMissingImports]
-        ParallelLMHead,
-    )
-
-    for layer in model.modules():
-        if isinstance(layer, ParallelLMHead):
-            layer.quant_method.process_weights_after_loading(layer)
-
-
-def _probe_tokens(vocabulary: int, length: int) -> Int[Tensor, "B S"]:
-    """Made-up sequences, the same for every model with this vocabulary."""
-    return torch.randint(vocabulary, (PROBES, length), generator=torch.Generator().manual_seed(0))
 
 
 def _rollout(prompt: tuple[int, ...], completion: Any) -> Rollout:

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from credo.config import ArchitectureConfig
+from credo.evaluation.evaluate import evaluate
 from credo.models.causal import build_model, response_logprobs, save_model
+from credo.options.evaluation import EvaluateOptions
 from credo.rollout.engine import RolloutEngine, SamplingParams
 from credo.rollout.torch_engine import TorchEngine
-from credo.rollout.vllm_engine import Probe, VllmEngine
+from credo.rollout.vllm_engine import VllmEngine
+from credo.rollout.vllm_shared import Probe
 from credo.seeds import mixed_seed
 from credo.types import Rollout
 from tests.rollout.oracle import sampling_logprobs
-from tests.tiny import tiny_parts
+from tests.tiny import lines, tiny_parts, tiny_problems
 
 pytestmark = [
     pytest.mark.vllm,
@@ -262,3 +265,16 @@ def test_a_model_that_vllm_cannot_run_is_refused(trainer: Trainer):
     options: dict[str, Any] = {"eos_ids": ENDS, "concurrent": 2, "context": 64, "cache_bytes": 2**24, "eager": True}
     with pytest.raises(ValueError, match="cannot run this model"):
         VllmEngine(small.model, small.tokenizer, probe=trainer.probe(0.1), **options)
+
+
+def test_evaluation_by_vllm_is_that_by_torch(tmp_path: Path):
+    shape = ArchitectureConfig(layers=1, width=64, heads=2, positions=64, alphabet="abcd=")
+    built = build_model(shape, seed=0)
+    save_model(built.model, built.tokenizer, tmp_path / "model")
+    common: dict[str, Any] = {"model": str(tmp_path / "model"), "benchmarks": str(tiny_problems(tmp_path / "a.jsonl"))}
+    common |= {"temperature": 0.0, "samples": 1, "max_tokens": 8, "threads": 1, "device": "cpu"}
+    common |= {"kind": "exact", "extract": "regex", "pattern": "^."}
+    for engine in ("torch", "vllm"):
+        evaluate(EvaluateOptions(**common, engine=engine, output=tmp_path / engine))
+    by_torch, by_vllm = (lines(tmp_path / engine / "a.jsonl") for engine in ("torch", "vllm"))
+    assert [row["responses"] for row in by_vllm] == [row["responses"] for row in by_torch]
