@@ -35,25 +35,28 @@ def collate(groups: Sequence[Group], pad_id: int) -> Batch:
 
 
 def collate_demonstrations(
-    rows: Sequence[tuple[TokenIds, TokenIds]], pad_id: int
+    rows: Sequence[Sequence[TokenIds]], pad_id: int
 ) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"], Bool[Tensor, "B S"]]:
     """Tokens, attention and mask of (prompt ids, response ids) rows, padded on the right with ``pad_id``.
 
-    Raises ValueError if there are no rows, or a row without a response: nothing could be learnt from it.
+    A conversation is a row of more pieces, every other of which is a response. Raises ValueError if there are no rows,
+    or a row without a response: nothing could be learnt from it.
     """
-    if not rows or not all(response for _, response in rows):
+    if not rows or not all(any(len(response) for response in row[1::2]) for row in rows):
         raise ValueError(
             "A batch needs at least one row, and every row a response; there is nothing to learn otherwise."
         )
-    width = max(len(prompt) + len(response) for prompt, response in rows)
+    width = max(sum(map(len, row)) for row in rows)
     tokens = torch.full((len(rows), width), pad_id, dtype=torch.int64)
     attention = torch.zeros(tokens.shape, dtype=torch.bool)
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
-    for index, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        tokens[index, :end] = torch.tensor([*prompt, *response])
+    for index, row in enumerate(rows):
+        end = 0
+        for place, piece in enumerate(row):
+            start, end = end, end + len(piece)
+            tokens[index, start:end] = torch.tensor(piece)
+            mask[index, start:end] = place % 2 == 1
         attention[index, :end] = True
-        mask[index, len(prompt) : end] = True
     return tokens, attention, mask
 
 
@@ -71,20 +74,23 @@ def rows_of(batch: Batch, indices: Int[Tensor, " R"]) -> Batch:
     )
 
 
-def micro_batches(lengths: Int[Tensor, " B"], token_budget: int) -> list[Int[Tensor, " R"]]:
+def micro_batches(lengths: Int[Tensor, " B"], token_budget: int, *, packed: bool = False) -> list[Int[Tensor, " R"]]:
     """Row indices in parts whose padded size, rows times the longest, fits ``token_budget``; a row over the budget
     stands alone. Longest rows first, so that a budget too large for the memory fails in the first part.
 
-    Raises ValueError for a budget below 1.
+    If ``packed``, padding does not count up to as much again: then attention alone, which sees rows side by side, has
+    it. Raises ValueError for a budget below 1.
     """
     if token_budget < 1:
         raise ValueError(f"The token budget of a micro-batch must be 1 or more, got {token_budget}.")
-    order = torch.sort(lengths, descending=True, stable=True).indices
-    parts: list[Tensor] = []
-    start = 0
-    while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
-        rows = max(1, token_budget // longest)
-        parts.append(order[start : start + rows])
-        start += rows
-    return parts
+    ordered, order = torch.sort(lengths, descending=True, stable=True)
+    sizes = ordered.clamp(min=1).tolist()
+    widest = 2 * token_budget if packed else token_budget
+    starts, used = [0], 0
+    for row, size in enumerate(sizes):
+        first = starts[-1]
+        if row > first and (used + size > token_budget or (row - first + 1) * sizes[first] > widest):
+            starts.append(row)
+            used = 0
+        used += size
+    return [part for part in order.tensor_split(starts[1:]) if len(part)]

@@ -13,7 +13,7 @@ from typing import Any, cast
 from credo.data.generated import gym_problem, gym_rows
 from credo.data.rows import problem_of
 from credo.data.sources import GeneratedSource, as_object, expand, file_rows, sift
-from credo.types import Kind, Problem
+from credo.types import Kind, Message, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,11 @@ def without(problems: Sequence[Problem], held_out: Sequence[Problem]) -> tuple[l
     return kept, len(problems) - len(kept)
 
 
+def asked(prompt: str | tuple[Message, ...]) -> str:
+    """What the user says in a prompt."""
+    return prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt if turn.role == "user")
+
+
 def fingerprint(problems: Sequence[Problem]) -> str:
     """SHA-256 of what the problems say, in their order; where they were read from does not enter."""
     digest = hashlib.sha256()
@@ -93,6 +98,4 @@ def _problem_source(source: GeneratedSource) -> GeneratedSource:
 
 
 def _words(problem: Problem) -> str:
-    prompt = problem.prompt
-    text = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt if turn.role == "user")
-    return " ".join(text.split())
+    return " ".join(asked(problem.prompt).split())

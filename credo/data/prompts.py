@@ -1,4 +1,4 @@
-"""Prompts and responses to token ids. It reads no file and decodes nothing."""
+"""Prompts, responses and conversations to token ids. It reads no file and decodes nothing."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def render(
     for a prompt without tokens.
     """
     turns = _turns(prompt, system=system, suffix=suffix)
-    chat = template == "chat" or (template == "auto" and not isinstance(prompt, str) and bool(tokenizer.chat_template))
-    if chat:
+    if speaks_by_template(prompt, tokenizer, template):
         token_ids = _chat_ids(turns, tokenizer)
     else:
         token_ids = _plain_ids("\n".join(turn.content for turn in turns), tokenizer)
@@ -56,6 +55,52 @@ def encode_response(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int,
     return token_ids if token_ids[-1:] == (end,) else (*token_ids, end)
 
 
+def speaks_by_template(
+    prompt: str | tuple[Message, ...], tokenizer: PreTrainedTokenizerBase, template: Template
+) -> bool:
+    """Whether :func:`render` puts ``prompt`` through the chat template."""
+    return template == "chat" or (template == "auto" and not isinstance(prompt, str) and bool(tokenizer.chat_template))
+
+
+def encode_conversation(
+    turns: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    ends: frozenset[int],
+    system: str = "",
+    suffix: str = "",
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of a conversation as the chat template has it, in pieces: what is given, what the assistant says to
+    it, what is given next, and so on. What it says ends with the token of ``ends`` that the template ends it with.
+
+    ``system`` comes first, instead of a system message; ``suffix`` follows all words of the user. Raises ValueError if
+    the prompt of a turn, as :func:`render` makes it, is not the beginning of the conversation token by token, so that
+    the model would learn to answer what it is never asked; and if a turn does not end.
+    """
+    spoken = [replace(turn, content=turn.content + suffix) if turn.role == "user" else turn for turn in turns]
+    if system:
+        spoken = [Message(role="system", content=system), *(turn for turn in spoken if turn.role != "system")]
+    whole = _chat_ids(spoken, tokenizer, asking=False)
+    pieces: list[tuple[int, ...]] = []
+    done = 0
+    for index in (index for index, turn in enumerate(spoken) if index > 0 and turn.role == "assistant"):
+        asked, said = _chat_ids(spoken[:index], tokenizer), _chat_ids(spoken[: index + 1], tokenizer, asking=False)
+        if whole[: len(asked)] != asked or whole[: len(said)] != said:
+            raise ValueError(
+                f"the chat template writes message {index + 1} otherwise, or in other tokens, when the conversation "
+                "goes on; give each answer a row of its own, with what came before it as the prompt"
+            )
+        end = max((place for place in range(len(asked), len(said)) if said[place] in ends), default=None)
+        if end is None:
+            raise ValueError(
+                f"the chat template ends message {index + 1} with none of the tokens that end a response; set the "
+                "tokenizer's eos_token to the one it writes there"
+            )
+        pieces += [whole[done : len(asked)], whole[len(asked) : end + 1]]
+        done = end + 1
+    return tuple(pieces)
+
+
 def _turns(prompt: str | tuple[Message, ...], *, system: str, suffix: str) -> list[Message]:
     turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
     if system:
@@ -65,14 +110,15 @@ def _turns(prompt: str | tuple[Message, ...], *, system: str, suffix: str) -> li
     return turns
 
 
-def _chat_ids(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _chat_ids(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, asking: bool = True) -> tuple[int, ...]:
+    """``turns`` through the chat template; ``asking`` goes on to where the assistant speaks."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
         raise ValueError("The tokenizer has no chat template; use template = 'plain', or a tokenizer that has one.")
     conversation = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
-        text = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(conversation, add_generation_prompt=asking, tokenize=False)
     except TemplateError as error:
         raise ValueError(
             f"The tokenizer's chat template refuses a conversation: {error}. Change system or data."

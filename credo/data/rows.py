@@ -15,8 +15,10 @@ from credo.types import Kind, Message, Problem
 Row = Mapping[str, Any]
 PROMPT_KEYS = ("prompt", "messages", "question", "problem")
 ANSWER_KEYS = ("answer", "solution", "ground_truth")
-KNOWN_KEYS = {*PROMPT_KEYS, *ANSWER_KEYS, "id", "kind", "extra", "reward_model", "tests", "source"}
+KNOWN_KEYS = {*PROMPT_KEYS, *ANSWER_KEYS, "id", "kind", "extra", "reward_model", "tests", "source", "conversations"}
 ROLES = ("system", "user", "assistant")
+SPEAKERS = {"human": "user", "gpt": "assistant"}
+"""What the roles are called in ``conversations``."""
 
 
 def problem_of(row: Row, *, default_id: str, default_kind: Kind, source: str) -> Problem:
@@ -32,19 +34,19 @@ def problem_of(row: Row, *, default_id: str, default_kind: Kind, source: str) ->
     prompt = prompt_of(row)
     if not isinstance(prompt, str) and prompt[-1].role != "user":
         raise ValueError(f"the last message comes from the {prompt[-1].role}; a problem ends with the user's")
-    extra = _other_columns(row) | _extra(row)
+    extra = other_columns(row)
     if kind == "code":
         extra = {"tests": extra.get("tests") or program_tests(row), **extra}
     if kind == "gym" and not {"family", "entry"} <= extra.keys():
         raise ValueError("a row of kind 'gym' needs extra.family and extra.entry")
     unanswered = kind == "code" or (kind == "gym" and not row.get("answer"))
     answer = "" if unanswered else answer_of(row)
-    return Problem(id=_id(row, default_id), kind=kind, prompt=prompt, answer=answer, source=source, extra=extra)
+    return Problem(id=row_id(row, default_id), kind=kind, prompt=prompt, answer=answer, source=source, extra=extra)
 
 
 def prompt_of(row: Row) -> str | tuple[Message, ...]:
     """The prompt of a row, as text or as messages."""
-    key, value = _first(row, PROMPT_KEYS)
+    key, value = _first(_with_messages(row), PROMPT_KEYS)
     if isinstance(value, str) and key != "messages":
         text = _text(value, key)
         return text if key == "prompt" else (Message(role="user", content=text),)
@@ -85,9 +87,10 @@ def answer_of(row: Row) -> str:
 
 
 def demonstration_of(row: Row) -> tuple[str | tuple[Message, ...], str]:
-    """Prompt and response of a row: ``messages`` ending with the assistant's, or a prompt with ``response`` or
-    ``completion`` (text, or a list of one assistant message)."""
-    if row.get("response") is None and row.get("completion") is None and row.get("messages") is not None:
+    """Prompt and response of a row: ``messages`` (or ``conversations``, after the text under ``system``) ending with
+    the assistant's, or a prompt with ``response`` or ``completion`` (text, or a list of one assistant message)."""
+    row = _with_messages(row)
+    if _is_conversation(row):
         *before, last = messages_of(row["messages"], "messages")
         if last.role != "assistant" or not before:
             raise ValueError("messages: a demonstration is a prompt that ends with a message of the assistant")
@@ -97,6 +100,18 @@ def demonstration_of(row: Row) -> tuple[str | tuple[Message, ...], str]:
     if not isinstance(prompt, str) and prompt[-1].role != "user":
         raise ValueError(f"the message before the response comes from the {prompt[-1].role}, not from the user")
     return prompt, response
+
+
+def has_several_answers(row: Row) -> bool:
+    """Whether ``row`` is a conversation in which the assistant speaks more than once, all of it to be learnt: it has
+    messages, and no response apart from them."""
+    prompt, _ = demonstration_of(row)
+    answered = not isinstance(prompt, str) and any(turn.role == "assistant" for turn in prompt)
+    return answered and _is_conversation(_with_messages(row))
+
+
+def _is_conversation(row: Row) -> bool:
+    return row.get("response") is None and row.get("completion") is None and row.get("messages") is not None
 
 
 def _response(row: Row) -> str:
@@ -118,7 +133,8 @@ def _kind(row: Row, default_kind: Kind) -> Kind:
     return cast(Kind, kind)
 
 
-def _id(row: Row, default_id: str) -> str:
+def row_id(row: Row, default_id: str) -> str:
+    """The id that the row states, else ``default_id``."""
     value = row.get("id")
     if value is None:
         return default_id
@@ -127,12 +143,14 @@ def _id(row: Row, default_id: str) -> str:
     return _text(str(value), "id")
 
 
-def _other_columns(row: Row) -> dict[str, Any]:
-    """What the row says besides, as far as JSON can hold it."""
-    return {key: value for key, value in row.items() if key not in KNOWN_KEYS and value is not None and _is_json(value)}
+def other_columns(row: Row) -> dict[str, Any]:
+    """What the row says besides, as far as JSON can hold it, and what stands under ``extra``."""
+    others = {key: value for key, value in row.items() if key not in KNOWN_KEYS and value is not None}
+    return {key: value for key, value in others.items() if is_json(value)} | _extra(row)
 
 
-def _is_json(value: object) -> bool:
+def is_json(value: object) -> bool:
+    """Whether JSON can hold ``value``."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -144,11 +162,27 @@ def _extra(row: Row) -> dict[str, Any]:
     extra = row.get("extra")
     if extra is None:
         return {}
-    if not _is_json(extra):
+    if not is_json(extra):
         raise ValueError("extra: holds values that JSON does not have")
     if not isinstance(extra, dict):
         raise ValueError(f"extra: expected an object, got {_what(extra)}")
     return extra
+
+
+def _with_messages(row: Row) -> Row:
+    """The row with its ``conversations``, turns of ``from`` and ``value`` as in Eurus-2-SFT-Data, as ``messages``."""
+    turns = row.get("conversations")
+    if turns is None or any(row.get(key) is not None for key in PROMPT_KEYS):
+        return row
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("from"), str) for turn in turns
+    ):
+        raise ValueError("conversations: expected a list of objects with from and value")
+    messages = [{"role": SPEAKERS.get(turn["from"], turn["from"]), "content": turn.get("value")} for turn in turns]
+    system = row.get("system")
+    if system and not (messages and messages[0]["role"] == "system"):
+        messages.insert(0, {"role": "system", "content": system})
+    return {**row, "messages": messages}
 
 
 def _with_ground_truth(row: Row) -> Row:

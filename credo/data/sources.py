@@ -16,6 +16,8 @@ Value = TypeVar("Value")
 SUFFIXES = (".jsonl", ".parquet")
 QUARANTINE = ".quarantine.jsonl"
 """What `credo data inspect` writes beside a file, which is not a source."""
+DROPPED = ".dropped.jsonl"
+"""What the other `credo data` commands leave out of a file, beside it; not a source of its folder either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,13 @@ def file_rows(path: Path) -> Iterator[tuple[str, int, object]]:
     Raises ValueError if the file cannot be read.
     """
     try:
-        yield from _parquet_rows(path) if path.suffix == ".parquet" else _lines(path)
+        match path.suffix:
+            case ".parquet":
+                yield from _parquet_rows(path)
+            case ".json" if _begins_with(path, b"["):
+                yield from _array_rows(path)
+            case _:
+                yield from _lines(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
 
@@ -148,7 +156,7 @@ def _files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
         found = (file for file in path.iterdir() if file.suffix in SUFFIXES)
-        files = sorted(file for file in found if not file.name.endswith(QUARANTINE))
+        files = sorted(file for file in found if not file.name.endswith((QUARANTINE, DROPPED)))
         if not files:
             raise ValueError(f"The folder {source} holds no .jsonl or .parquet file; name the folder that does.")
         return files
@@ -165,6 +173,20 @@ def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
             content = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
             if content:
                 yield "line", number, content
+
+
+def _begins_with(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).lstrip().startswith(mark)
+
+
+def _array_rows(path: Path) -> Iterator[tuple[str, int, object]]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not one JSON array ({error}); write it anew.") from error
+    for number, row in enumerate(rows, start=1):
+        yield "row", number, row
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, int, object]]:

@@ -52,11 +52,20 @@ def test_demonstrations_are_padded_alike():
     assert mask.int().tolist() == [[0, 0, 1, 0], [1, 1, 1, 1]]
 
 
+def test_every_other_piece_of_a_conversation_is_learnt():
+    tokens, attention, mask = collate_demonstrations([((1,), (2,)), ((1, 2), (3,), (4,), (5, 6), (7,))], PAD)
+    assert tokens.tolist() == [[1, 2, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 7]]
+    assert attention.int().tolist() == [[1, 1, 0, 0, 0, 0, 0], [1] * 7]
+    assert mask.int().tolist() == [[0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 1, 1, 0]]
+
+
 def test_nothing_to_learn_is_refused():
     with pytest.raises(ValueError, match="at least one row"):
         collate([], pad_id=PAD)
     with pytest.raises(ValueError, match="every row a response"):
         collate_demonstrations([((1, 2), ())], PAD)
+    with pytest.raises(ValueError, match="every row a response"):
+        collate_demonstrations([((1,), (2,)), ((1,), (), (2,))], PAD)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -104,6 +113,25 @@ def test_micro_batches_keep_their_promises():
         assert all(len(part) == 1 or len(part) * max(lengths[row] for row in part) <= budget for part in parts)
         assert len(parts) == fewest_parts(lengths, budget)
         assert parts == [part.tolist() for part in micro_batches(torch.tensor(lengths), budget)]
+
+
+def test_packed_micro_batches_by_hand():
+    """Of 12 tokens: 10 and 2 are full; of 24 with padding four rows of 6 fit, though they have 12 tokens without."""
+    parts = micro_batches(torch.tensor([2, 10, 2, 6, 2, 2, 1, 1]), token_budget=12, packed=True)
+    assert [part.tolist() for part in parts] == [[1], [3, 0, 2, 4], [5, 6, 7]]
+
+
+def test_packed_micro_batches_keep_their_promises():
+    generator = random.Random(0)
+    for _ in range(200):
+        lengths = [generator.randint(1, 12) for _ in range(generator.randint(1, 9))]
+        budget = generator.randint(1, 40)
+        parts = [part.tolist() for part in micro_batches(torch.tensor(lengths), budget, packed=True)]
+        assert sorted(chain.from_iterable(parts)) == list(range(len(lengths)))
+        for part in parts:
+            assert len(part) == 1 or sum(lengths[row] for row in part) <= budget
+            assert len(part) == 1 or len(part) * max(lengths[row] for row in part) <= 2 * budget
+        assert len(parts) <= len(micro_batches(torch.tensor(lengths), budget))
 
 
 def test_rows_of_one_length_stay_in_order():

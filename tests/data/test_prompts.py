@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from credo.data.prompts import encode_response, render
+from credo.data.prompts import encode_conversation, encode_response, render
 from credo.types import Message
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -117,6 +117,67 @@ def test_what_cannot_be_rendered(plain, chatty):
     dropping.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Replace(Regex(r"\d"), "")
     with pytest.raises(ValueError, match="no token"):
         render("12", dropping, template="plain")
+
+
+ENDING = (
+    "{{ bos_token }}{% for message in messages %}[{{ message.role }}]{{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+TALK = (*CHAT, Message(role="assistant", content="4"))
+
+
+def said(pieces: tuple[tuple[int, ...], ...]) -> list[str]:
+    """Pieces of text, as a test can be read."""
+    letters = [*SPECIAL, *string.printable]
+    return ["".join(letters[token] for token in piece) for piece in pieces]
+
+
+def test_a_conversation_is_learnt_wherever_the_assistant_speaks():
+    tokenizer = character_tokenizer("$A", template=ENDING)
+    pieces = encode_conversation(TALK, tokenizer, ends=frozenset({EOS}))
+    expected = ["<s>[system]Be brief.[user]1+1?[assistant]", "2</s>", "\n[user]And 2+2?[assistant]", "4</s>"]
+    assert said(pieces) == expected
+    pieces = encode_conversation(TALK, tokenizer, ends=frozenset({EOS}), system="Think.", suffix="!")
+    assert said(pieces)[::2] == ["<s>[system]Think.[user]1+1?![assistant]", "\n[user]And 2+2?![assistant]"]
+
+
+def test_what_comes_before_an_answer_is_its_prompt():
+    tokenizer = character_tokenizer("$A", template=ENDING)
+    pieces = encode_conversation(TALK, tokenizer, ends=frozenset({EOS}))
+    for turn in (1, 3):
+        asked = tuple(token for piece in pieces[:turn] for token in piece)
+        assert asked == render(TALK[: turn + 1], tokenizer, template="chat")
+        assert pieces[turn] == encode_response(TALK[turn + 1].content, tokenizer)
+
+
+def test_what_the_assistant_says_unasked_is_given():
+    tokenizer = character_tokenizer("$A", template=ENDING)
+    turns = (Message(role="assistant", content="Hello"), *TALK[1:])
+    pieces = encode_conversation(turns, tokenizer, ends=frozenset({EOS}))
+    assert said(pieces)[:2] == ["<s>[assistant]Hello</s>\n[user]1+1?[assistant]", "2</s>"]
+
+
+def test_a_turn_ends_with_the_last_of_its_end_tokens():
+    tokenizer = character_tokenizer("$A", template=ENDING)
+    newline = spelt("\n")[0]
+    pieces = encode_conversation(TALK, tokenizer, ends=frozenset({EOS, newline}))
+    assert said(pieces)[1::2] == ["2</s>\n", "4</s>\n"]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (ENDING.replace("message.content", "(message.content if loop.last else '..')"), "message 3 otherwise"),
+        (ENDING.replace("[assistant]", "[answer]"), "message 3 otherwise"),
+        (ENDING.replace("{{ eos_token }}", ""), "message 3 with none"),
+    ],
+    ids=["earlier turns are rewritten", "turns begin otherwise than they are asked for", "turns do not end"],
+)
+def test_conversations_whose_prompts_would_be_others(template: str, reason: str):
+    tokenizer = character_tokenizer("$A", template=template)
+    with pytest.raises(ValueError, match=reason):
+        encode_conversation(TALK, tokenizer, ends=frozenset({EOS}))
 
 
 @pytest.mark.parametrize("single", ["$A", "<s> $A", "<s> $A </s>"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from credo.data.rows import answer_of, demonstration_of, problem_of, prompt_of
+from credo.data.rows import answer_of, demonstration_of, has_several_answers, problem_of, prompt_of
 from credo.types import Message
 
 USER = (Message(role="user", content="2+2?"),)
@@ -76,6 +76,21 @@ def test_id_and_kind_of_the_row_go_before_the_defaults():
 )
 def test_demonstrations_in_every_schema(row, expected):
     assert demonstration_of(row) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": (CHAT + REPLY) * 2}, True),
+        ({"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}] * 2}, True),
+        ({"messages": CHAT + REPLY}, False),
+        ({"messages": CHAT + REPLY + CHAT, "completion": REPLY}, False),
+        ({"prompt": CHAT + REPLY + CHAT, "response": "4"}, False),
+        ({"prompt": "2+2=", "response": "4"}, False),
+    ],
+)
+def test_several_answers_are_those_of_a_conversation_without_a_response_apart(row, expected):
+    assert has_several_answers(row) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from credo.data.problems import load_problems
-from credo.data.sources import GeneratedSource, as_object, expand, parse_generated, sift
+from credo.data.sources import GeneratedSource, as_object, expand, file_rows, parse_generated, sift
 
 ROW = {"question": "2+2?", "answer": "4"}
 
@@ -170,3 +170,14 @@ def test_heavy_packages_wait_until_they_are_needed():
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_json_file_is_an_array_or_lines(tmp_path: Path):
+    path = tmp_path / "set.json"
+    path.write_text('\n [{"a": 1},\n {"a": 2}]')
+    assert list(file_rows(path)) == [("row", 1, {"a": 1}), ("row", 2, {"a": 2})]
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    assert [as_object(raw) for _, _, raw in file_rows(path)] == [{"a": 1}, {"a": 2}]
+    path.write_text('[{"a": 1}')
+    with pytest.raises(ValueError, match="not one JSON array"):
+        list(file_rows(path))

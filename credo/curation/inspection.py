@@ -24,7 +24,7 @@ from credo.types import Kind, Problem, Verdict
 from credo.verify.verifier import Verifier
 
 if TYPE_CHECKING:
-    from credo.options import InspectOptions
+    from credo.options.curation import InspectOptions
 
 QUARANTINE = ".quarantine.jsonl"
 _REFERENCES = ("reference_solutions", "reference_solution", "canonical_solution", "solutions", "solution", "code")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from credo.curation.inspection import Inspection, _problem, described, inspect_data, inspect_rows, same_text
 from credo.data.sources import file_rows
-from credo.data_inspection import Inspection, _problem, described, inspect_data, inspect_rows, same_text
-from credo.options import InspectOptions
+from credo.options.curation import InspectOptions
 from credo.types import Problem, Unknown, Verdict
 from credo.verify.verifier import ScriptedVerifier
 
