@@ -1,4 +1,4 @@
-"""Avg@k of a policy on held-out problems, with intervals that take the problem as the unit."""
+"""How well a policy does on held-out problems, in one call: sampled, judged, summed up. Nothing is written down."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from credo.collect import judged_group
+from credo.measures.intervals import mean_interval
 from credo.rollout.engine import Progress, RolloutEngine, SamplingParams
 from credo.seeds import mixed_seed
 from credo.types import Group, Problem
 from credo.verify.verifier import Verifier
-
-RESAMPLES = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,42 +78,3 @@ def evaluate_policy(
         for i, problem in enumerate(problems)
     ]
     return Evaluation(groups=tuple(groups), samples=samples)
-
-
-def mean_interval(scores: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean of ``scores`` in [0, 1]: bootstrap over whole problems, NaN twice if there are none.
-
-    Where all are 0 or all are 1 resampling sees no spread, and Wilson's interval is given instead.
-    """
-    if scores and len(set(scores)) == 1 and scores[0] in (0.0, 1.0):
-        return wilson_interval(round(sum(scores)), len(scores), level=level)
-    return bootstrap_interval(scores, level=level)
-
-
-def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values``, the same for the same values; NaN twice if none."""
-    import numpy
-
-    if not values:
-        return float("nan"), float("nan")
-    generator = numpy.random.default_rng(0)
-    sample = numpy.asarray(values)
-    means = sample[generator.integers(0, len(sample), (RESAMPLES, len(sample)))].mean(axis=1)
-    low, high = numpy.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion."""
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5
-    return (centre - spread) / (1 + z * z / trials), (centre + spread) / (1 + z * z / trials)
-
-
-def paired_gain(before: Sequence[float | None], after: Sequence[float | None]) -> tuple[float, float, float]:
-    """Mean gain over the problems judged both times, with its bootstrap interval: (gain, low, high)."""
-    gains = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
-    low, high = bootstrap_interval(gains)
-    return (statistics.fmean(gains) if gains else float("nan")), low, high

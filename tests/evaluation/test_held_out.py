@@ -1,23 +1,15 @@
-"""Avg@k and its intervals by hand, and what is done with responses that could not be judged."""
+"""Avg@k by hand, and what is done with responses that could not be judged."""
 
 from __future__ import annotations
 
 import math
-import random
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from credo.evaluation import (
-    Evaluation,
-    bootstrap_interval,
-    evaluate_policy,
-    mean_interval,
-    paired_gain,
-    wilson_interval,
-)
+from credo.evaluation.held_out import Evaluation, evaluate_policy
+from credo.measures.intervals import bootstrap_interval
 from credo.rollout.engine import SamplingParams, ScriptedEngine
 from credo.types import Group, Problem, Rollout, Unknown, Verdict
 from credo.verify.verifier import ScriptedVerifier
@@ -121,87 +113,3 @@ def test_progress_is_passed_on():
     counts: list[int] = []
     evaluate([[1.0, 0.0]] * 3, progress=counts.append)
     assert sum(counts) == 3 * 2 * 4
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "expected"),
-    [
-        (8, 10, (0.49016, 0.94332)),
-        (0, 10, (0.0, 0.27753)),
-        (10, 10, (0.72247, 1.0)),
-        (50, 100, (0.40383, 0.59617)),
-        (1, 1, (0.20655, 1.0)),
-    ],
-)
-def test_wilson_s_interval_by_hand(successes: int, trials: int, expected: tuple[float, float]):
-    assert wilson_interval(successes, trials) == pytest.approx(expected, abs=5e-6)
-
-
-def test_wilson_s_interval_at_another_level():
-    """At 68.27 %, z = 1: the centre is (8 + 1/2) / 11 and the half width sqrt(1.6 + 1/4) / 11."""
-    spread = math.sqrt(1.6 + 0.25) / 11
-    expected = (8.5 / 11 - spread, 8.5 / 11 + spread)
-    assert wilson_interval(8, 10, level=0.6826894921) == pytest.approx(expected, abs=1e-9)
-
-
-def test_the_bootstrap_is_always_the_same_and_grows_narrower_with_more_problems():
-    values = [0.0, 0.25, 1.0, 0.5, 0.75, 1.0, 0.0, 0.25]
-    low, high = bootstrap_interval(values)
-    assert bootstrap_interval(list(values)) == (low, high)
-    assert low < statistics.fmean(values) < high
-    narrow_low, narrow_high = bootstrap_interval(values * 9)
-    assert (narrow_high - narrow_low) == pytest.approx((high - low) / 3, rel=0.1)
-    lower, higher = bootstrap_interval(values, level=0.99)
-    assert lower < low < high < higher
-
-
-def test_the_bootstrap_has_the_width_of_the_normal_interval():
-    generator = random.Random(0)
-    values = [generator.random() for _ in range(400)]
-    error = statistics.pstdev(values) / 20
-    low, high = bootstrap_interval(values)
-    assert low == pytest.approx(statistics.fmean(values) - 1.96 * error, abs=error * 0.15)
-    assert high == pytest.approx(statistics.fmean(values) + 1.96 * error, abs=error * 0.15)
-
-
-def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    """150 evaluations of 40 problems, each problem with a chance of its own, 4 samples each; the truth is 0.5."""
-    generator = random.Random(1)
-    covered = 0
-    for _ in range(150):
-        chances = [generator.random() for _ in range(40)]
-        scores = [statistics.fmean(float(generator.random() < chance) for _ in range(4)) for chance in chances]
-        low, high = bootstrap_interval(scores)
-        covered += low <= 0.5 <= high
-    assert 0.89 <= covered / 150 <= 0.99
-
-
-def test_unanimous_problems_get_wilson_s_interval():
-    assert mean_interval([1.0] * 10) == wilson_interval(10, 10)
-    assert mean_interval([0.0] * 10) == wilson_interval(0, 10)
-    assert mean_interval([1.0] * 9 + [0.5]) == bootstrap_interval([1.0] * 9 + [0.5])
-    assert mean_interval([0.5] * 3) == (0.5, 0.5)
-    assert all(math.isnan(bound) for bound in mean_interval([]))
-
-
-def test_the_paired_gain_is_over_problems_judged_both_times():
-    before = [0.0, 0.5, None, 0.25, 1.0]
-    after = [0.5, 1.0, 1.0, None, 1.0]
-    gain, low, high = paired_gain(before, after)
-    assert gain == pytest.approx(1 / 3)
-    assert (low, high) == bootstrap_interval([0.5, 0.5, 0.0])
-    assert 0 <= low < gain < high <= 0.5
-
-
-def test_pairing_sees_a_gain_that_two_intervals_would_not():
-    generator = random.Random(2)
-    before = [generator.choice([0.0, 0.25, 0.5, 0.75]) for _ in range(20)]
-    after = [score + generator.choice([0.0, 0.25]) for score in before]
-    assert bootstrap_interval(before)[1] > bootstrap_interval(after)[0]
-    assert paired_gain(before, after)[1] > 0
-
-
-def test_no_gain_without_pairs_and_no_pairs_without_equal_lengths():
-    assert all(math.isnan(number) for number in paired_gain([None], [1.0]))
-    with pytest.raises(ValueError, match="zip"):
-        paired_gain([1.0], [1.0, 0.0])
