@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from credo.evaluation import paired_gain
+from credo.measures.intervals import paired_gain
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "runs" / "seeds"

@@ -5,23 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, TypeVar
 
-COMMANDS = {
-    "sft": "supervised warm-up: build or tune a model on demonstrations",
-    "train": "online PRIME",
-    "evaluate": "avg@k of a model on problems, with intervals",
-    "plan": "batch arithmetic and memory of a recipe, without loading anything",
-    "verify": "judge the responses of a file",
-    "data": "inspect: is every row of a data set fit to be graded against?",
-    "diff-semantics": "official, paper's and verl's advantages of the same responses",
-}
-DATA_COMMANDS = {
-    "inspect": "grade every gold against itself, its solution and its labels; list what fails",
-}
-Options = TypeVar("Options")
+from credo.commands import COMMANDS, Command, Group
+
+HELP = ("-h", "--help", "help")
+Named = TypeVar("Named", Command, Command | Group)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The environment variable CREDO_TRACEBACK=1 shows the trace behind the sentence, for a report.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
+    if not words or words[0] in HELP:
+        print(_listed("credo trains language models with PRIME.", COMMANDS, "credo COMMAND --help tells more."))
         return
     if words[0] == "--version":
         from credo import __version__
@@ -53,122 +45,81 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: str, words: list[str]) -> None:
-    match command:
-        case "sft":
-            _sft(words)
-        case "train":
-            _train(words)
-        case "plan":
-            _plan(words)
-        case "evaluate":
-            _evaluate(words)
-        case "verify":
-            _verify(words)
-        case "data":
-            _data(words)
-        case "diff-semantics":
-            _diff_semantics(words)
-        case _:
-            _refuse(command, COMMANDS, "credo --help")
+    found, options, beside = parse([command, *words])
+    function = found.calls if callable(found.calls) else _loaded(found.calls)
+    said = function(options, **beside)
+    if isinstance(said, str):
+        print(said)
 
 
-def _train(words: list[str]) -> None:
-    from credo.config import TrainConfig
+def parse(words: Sequence[str]) -> tuple[Command, Any, dict[str, str]]:
+    """The command that ``words`` name, its options, and the values of the flags beside them.
 
-    resume, words = _taken(words, "--resume", "auto")
-    config = _config(TrainConfig, "train", words)
-    from credo.train import train
-
-    train(config, resume=resume)
-
-
-def _sft(words: list[str]) -> None:
-    from credo.config import SftConfig
-
-    config = _config(SftConfig, "sft", words)
-    from credo.sft import sft
-
-    sft(config)
-
-
-def _plan(words: list[str]) -> None:
-    from credo.config import TrainConfig
-
-    config = _config(TrainConfig, "plan", words)
-    from credo.plan import plan
-
-    print(plan(config))
+    Leaves with 0 after showing the help that was asked for, with 1 after refusing an option; raises ValueError for a
+    command that there is not, and for a recipe that cannot be.
+    """
+    name, *rest = words
+    found = _named(name, COMMANDS)
+    if isinstance(found, Group):
+        if not rest or rest[0] in HELP:
+            print(_listed(found.about, found.commands, f"credo {name} COMMAND --help tells more."))
+            sys.exit(0)
+        found = _named(rest[0], found.commands, f"{name} ")
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    beside = {}
+    for flag, (default, *_) in found.beside.items():
+        beside[flag], rest = _taken(rest, f"--{flag}", default)
+    read = _recipe if found.words == "recipe" else _options
+    return found, read(found, name, rest), beside
 
 
-def _evaluate(words: list[str]) -> None:
-    from credo.options import EvaluateOptions
-
-    options = _parsed(EvaluateOptions, "evaluate", words)
-    from credo.evaluate import evaluate
-
-    evaluate(options)
-
-
-def _verify(words: list[str]) -> None:
-    from credo.grading import GradeOptions, grade
-
-    grade(_parsed(GradeOptions, "verify", words))
-
-
-def _data(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_listed("credo data says what is in data sets.", DATA_COMMANDS, "credo data COMMAND --help tells more."))
-        sys.exit(0)
-    match words[0]:
-        case "inspect":
-            from credo.options import InspectOptions
-
-            options = _parsed(InspectOptions, "data inspect", words[1:], positional=True)
-            from credo.data_inspection import inspect_data
-
-            inspect_data(options)
-        case _:
-            _refuse(f"data {words[0]}", [f"data {name}" for name in DATA_COMMANDS], "credo data --help")
-
-
-def _diff_semantics(words: list[str]) -> None:
-    from credo.options import DiffSemanticsOptions
-
-    options = _parsed(DiffSemanticsOptions, "diff-semantics", words, positional=True)
-    from credo.diff_semantics import diff_semantics
-
-    print(diff_semantics(options))
-
-
-def _config(tree: type[Options], command: str, words: list[str]) -> Options:
+def _recipe(command: Command, name: str, words: list[str]) -> Any:
     """The configuration of a command with recipes; ``--help`` prints its options and exits."""
     from credo.recipe import read_recipe
 
-    if _wants_help(words):
-        _recipe_help(tree, command)
+    tree = _loaded(command.reads)
+    if "--help" in words or "-h" in words:
+        _recipe_help(tree, command, name)
         sys.exit(0)
-    recipes, flags = _split(words)
-    return read_recipe(tree, recipes, flags)
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    if first == 0:
+        raise ValueError("Name a recipe, e.g. credo train recipes/demo.toml; --help lists the options.")
+    return read_recipe(tree, [Path(word) for word in words[:first]], words[first:])
 
 
-def _parsed(options: Callable[..., Options], command: str, words: list[str], *, positional: bool = False) -> Options:
-    """The options of a command without a recipe; a mistake exits with 1. ``positional`` ones without default are
-    words instead of flags."""
+def _recipe_help(tree: type, command: Command, name: str) -> None:
     import tyro
 
-    markers = [tyro.conf.PositionalRequiredArgs] if positional else []
+    print(f"credo {name} RECIPE.toml [MORE.toml ...] [--section.key value ...]")
+    for flag, (_, value, meaning) in command.beside.items():
+        print(f"  {f'--{flag} {value}':<34}{meaning}")
+    print("Later recipes and flags win. Options:\n")
+    with_required = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     try:
-        return tyro.cli(options, prog=f"credo {command}", args=words, config=markers)
+        tyro.cli(with_required(tree), prog=f"credo {name} RECIPE.toml", args=["--help"])
+    except SystemExit:
+        return
+
+
+def _options(command: Command, name: str, words: list[str]) -> Any:
+    """The options of a command without a recipe; a mistake exits with 1."""
+    import tyro
+
+    markers: list[Any] = [tyro.conf.OmitArgPrefixes]
+    if command.words == "positional":
+        markers.append(tyro.conf.PositionalRequiredArgs)
+    if command.words == "sources" and words and not words[0].startswith("-"):
+        words = ["--sources", *words]
+    try:
+        return tyro.cli(_loaded(command.reads), prog=f"credo {name}", args=words, config=markers)
     except SystemExit as leaving:
         sys.exit(1 if leaving.code else 0)
 
 
-def _split(words: list[str]) -> tuple[list[Path], list[str]]:
-    """Recipes first, flags after them."""
-    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
-    if first == 0:
-        raise ValueError("Name a recipe, e.g. credo train recipes/demo.toml; --help lists the options.")
-    return [Path(word) for word in words[:first]], words[first:]
+def _loaded(place: str) -> Any:
+    """What ``module:name`` stands for."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"credo.{module}"), name)
 
 
 def _taken(words: list[str], flag: str, default: str) -> tuple[str, list[str]]:
@@ -183,38 +134,21 @@ def _taken(words: list[str], flag: str, default: str) -> tuple[str, list[str]]:
     return default, words
 
 
-def _wants_help(words: list[str]) -> bool:
-    return "--help" in words or "-h" in words
-
-
-def _recipe_help(tree: type, command: str) -> None:
-    import tyro
-
-    print(f"credo {command} RECIPE.toml [MORE.toml ...] [--section.key value ...]")
-    if command == "train":
-        print("  --resume auto|never|CHECKPOINT   go on (default), refuse a used folder, or branch off a checkpoint")
-    print("Later recipes and flags win. Options:\n")
-    with_required = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    try:
-        tyro.cli(with_required(tree), prog=f"credo {command} RECIPE.toml", args=["--help"])
-    except SystemExit:
-        return
-
-
-def _overview() -> str:
-    return _listed("credo trains language models with PRIME.", COMMANDS, "credo COMMAND --help tells more.")
-
-
-def _listed(first: str, commands: Mapping[str, str], last: str) -> str:
-    width = max(map(len, commands)) + 2
-    return "\n".join([first, "", *(f"  {name:<{width}}{text}" for name, text in commands.items()), "", last])
-
-
-def _refuse(command: str, known: Iterable[str], help: str) -> NoReturn:
+def _named(name: str, commands: Mapping[str, Named], group: str = "") -> Named:
+    """The command of that name. Raises ValueError with the nearest one."""
     import difflib
 
-    near = difflib.get_close_matches(command, list(known), n=1)
-    raise ValueError(f"There is no command '{command}'.{f' Did you mean {near[0]}?' if near else ''} See {help}.")
+    if name in commands:
+        return commands[name]
+    near = difflib.get_close_matches(name, list(commands), n=1)
+    hint = f" Did you mean {group}{near[0]}?" if near else ""
+    raise ValueError(f"There is no command '{group}{name}'.{hint} See credo {group}--help.")
+
+
+def _listed(first: str, commands: Mapping[str, Command | Group], last: str) -> str:
+    width = max(map(len, commands)) + 2
+    lines = (f"  {name:<{width}}{command.text}" for name, command in commands.items())
+    return "\n".join([first, "", *lines, "", last])
 
 
 def _leave(sentence: str, *, status: int = 1) -> None:

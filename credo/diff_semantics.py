@@ -25,7 +25,7 @@ from credo.algo.measures import spearman
 from credo.config import Semantics
 from credo.config.checks import above_zero, at_least
 from credo.data.sources import as_object, file_rows
-from credo.options import DiffSemanticsOptions
+from credo.options.files import DiffSemanticsOptions
 
 SEMANTICS: tuple[Semantics, ...] = get_args(Semantics)
 WIDTH, LABEL, LONGEST_NAME = 11, 27, 24

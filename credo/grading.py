@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
-
-from credo.config import Extract
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 if TYPE_CHECKING:
+    from credo.options.files import GradeOptions
     from credo.types import Kind, Problem, Unknown, Verdict
     from credo.verify.verifier import Verifier
 
@@ -27,40 +26,6 @@ _CHUNK_BYTES = 32 << 20
 
 
 KINDS = ("math", "code", "gym", "exact", "regex")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradeOptions:
-    """Judge the responses of a file.
-
-    Input rows are {"id", "response", "answer"}; for gym {"id", "response", "family"} with either "entry" or "answer"
-    and "metadata"; for code {"id", "tests"} with "program" or "response". Output rows are {"id", "verdict", "score",
-    "reason", "seconds"}, in the same order.
-    """
-
-    kind: str
-    """How the responses are judged: math, code, gym, exact, regex (the answer is a regular expression for the whole
-    response), or by a function of yours: python:MODULE:FUNCTION, trl:MODULE:FUNCTION, verl:FILE.py[:FUNCTION]."""
-    input: Path
-    """JSONL file of responses."""
-    output: Path
-    """JSONL file of verdicts. If it holds the verdicts of the first rows already, the command goes on after them."""
-    extract: Extract = "auto"
-    """Where the answer stands in a response."""
-    pattern: str = ""
-    """Regular expression for --extract regex; the last match counts, its first group if it has one."""
-    workers: int = 2
-    """Verifier processes."""
-    deadline: float = 5.0
-    """Seconds for one response, or for one test of a program; past them the verdict is unknown, the test failed."""
-    memory_mb: int = 2048
-    """Memory limit of one verifier process, and of a program."""
-    sandbox_url: str = ""
-    """Run programs on the SandboxFusion server at http://HOST:PORT instead of here."""
-    min_level: Literal[1, 2, 3] = 2
-    """Refuse to run programs here in a weaker sandbox: 1 has limits, 2 also namespaces, 3 also a system-call filter."""
-    partial: bool = True
-    """The score of a program is the share of its tests that pass; otherwise all or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ This page is made from `credo/config/` by `python docs/make_config.py`.
 
 A recipe is one or more TOML files, merged from left to right; flags such as `--rollout.temperature 0.7` come last and
 win. A list given again replaces the list before it. An unknown key, a value of the wrong type and an option that some
-other option makes inert are errors. All options of a run, defaults included, stand in the `config.toml` of its folder.
+other option makes inert are errors. All options of a run, defaults included, stand in the `config.toml` of its folder;
+all but those of `launch`, on which nothing that it computes depends.
 """
 
 
@@ -35,18 +36,26 @@ def option_docs(tree: type) -> list[tuple[str, str, str, str]]:
         section, name = key.split(".")
         owner = _section_class(tree, section)
         default = next(entry.default for entry in fields(owner) if entry.name == name)
-        rows.append((key, _type_text(hint), _default_text(default), docs.get((owner.__name__, name), "")))
+        said = [docs[place.__name__, name] for place in owner.__mro__ if (place.__name__, name) in docs]
+        rows.append((key, _type_text(hint), _default_text(default), said[0] if said else ""))
     return rows
 
 
 def page() -> str:
     """The whole of ``config.md``."""
-    train, sft = options.TrainConfig, options.SftConfig
-    rows, shared = option_docs(train), set(get_type_hints(train)) & set(get_type_hints(sft))
-    only_sft = [row for row in option_docs(sft) if row[0].split(".")[0] not in shared]
+    train, sft = options.TrainRecipe, options.SftRecipe
+    rows = option_docs(train)
+    parts = [INTRODUCTION, "## `credo train`\n", *_tables(train, rows)]
+    return "\n".join([*parts, *_others("sft", sft), *_others("prm train", options.PrmTrainingConfig)])
+
+
+def _others(command: str, tree: type) -> list[str]:
+    """What of ``tree`` is not in ``credo train``, or otherwise there."""
+    shared = set(get_type_hints(options.TrainRecipe)) & set(get_type_hints(tree))
+    common = option_docs(options.TrainRecipe)
+    own = [row for row in option_docs(tree) if row not in common]
     also = f"It also reads the sections {', '.join(f'`{section}`' for section in sorted(shared))}.\n"
-    parts = [INTRODUCTION, "## `credo train`\n", *_tables(train, rows), "## Only in `credo sft`\n", also]
-    return "\n".join([*parts, *_tables(sft, only_sft)])
+    return [f"## Only in `credo {command}`\n", also, *_tables(tree, own)]
 
 
 def _tables(tree: type, rows: Sequence[tuple[str, str, str, str]]) -> list[str]:

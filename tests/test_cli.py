@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from tiny import PAIRS, tiny_model, tiny_problems, tiny_recipe
 
 import credo
 from credo import cli
-from credo.cli import COMMANDS, DATA_COMMANDS, main
+from credo.cli import main
+from credo.commands import COMMANDS, DATA_COMMANDS, PRM_COMMANDS, Command, Group
 
 CREDO = str(Path(sys.executable).with_name("credo"))
 
@@ -56,7 +58,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert leaving.value.code == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert ("--run.steps" in said.out) == (command in ("sft", "train", "plan"))
+    assert ("--run.steps" in said.out) == (command in ("sft", "train", "plan", "verify-resume"))
     assert ("--resume" in said.out) == (command == "train")
 
 
@@ -83,11 +85,24 @@ def test_help_on_a_command_needs_no_torch():
         (["train", "absent.toml", "--resume"], "--resume"),
         (["sft", "absent.toml"], "absent.toml"),
         (["plan", "absent.toml"], "absent.toml"),
+        (["verify-resume", "absent.toml"], "absent.toml"),
         (["verify", "--kind", "exact", "--input", "absent.jsonl", "--output", "out.jsonl"], "absent.jsonl"),
         (["evaluate", "--model", "absent", "--benchmarks", "absent.jsonl"], "absent.jsonl"),
         (["verify", "--kind", "maths", "--input", "a.jsonl", "--output", "out.jsonl"], "maths"),
         (["data", "inspekt"], "Did you mean data inspect?"),
+        (["data", "filtr"], "Did you mean data filter?"),
+        (["data", "filter", "absent.jsonl", "--output", "out.jsonl"], "absent.jsonl"),
+        (["data", "card", "absent.jsonl"], "absent.jsonl"),
         (["data", "inspect", "absent.jsonl"], "absent.jsonl"),
+        (["prm", "scoer"], "Did you mean prm score?"),
+        (["prm", "train", "absent.toml"], "absent.toml"),
+        (["prm", "rollouts", "--model", "x", "--problems", "absent.jsonl", "--output", "out.jsonl"], "absent.jsonl"),
+        (["prm", "score", "absent.jsonl", "--prm", "x"], "absent.jsonl"),
+        (["prm", "best-of-n", "absent.jsonl"], "absent.jsonl"),
+        (["prm", "processbench", "absent.jsonl"], "absent.jsonl"),
+        (["prm", "serve", "./absent", "--port", "0"], "./absent"),
+        (["export", "absent", "--to", "out"], "absent holds no checkpoints"),
+        (["compare-evaluations", "absent", "absent"], "absent"),
         (["diff-semantics", "absent.json"], "absent.json"),
         (["diff-semantics", "absent.jsonl"], "absent.jsonl"),
     ],
@@ -105,6 +120,14 @@ def test_a_wrong_option_leaves_with_1(arguments: list[str], capsys: pytest.Captu
         main(arguments)
     assert leaving.value.code == 1
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.values(), *DATA_COMMANDS.values(), *PRM_COMMANDS.values()])
+def test_what_the_table_names_is_there(command: Command | Group):
+    for place in (command.reads, command.calls) if isinstance(command, Command) else ():
+        if isinstance(place, str):
+            module, name = place.split(":")
+            assert callable(getattr(import_module(f"credo.{module}"), name))
 
 
 def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +234,56 @@ def test_data_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "gold against itself: 3 correct" in said
     (row,) = (tmp_path / "set.quarantine.jsonl").read_text().splitlines()
     assert json.loads(row)["line"] == 3
+
+
+def test_data_commands_take_sources_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("a", "b"):
+        tiny_problems(tmp_path / f"{name}.jsonl", [(f"{name}{prompt}", answer) for prompt, answer in PAIRS[:2]])
+    sources = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    bench = str(tiny_problems(tmp_path / "bench.jsonl", [("b" + PAIRS[0][0], "x")]))
+    main(["data", "import", *sources, "--output", str(tmp_path / "1.jsonl"), "--kind", "exact"])
+    main(["data", "filter", str(tmp_path / "1.jsonl"), "--output", str(tmp_path / "2.jsonl"), "--steps", "length=2.."])
+    main(["data", "deduplicate", str(tmp_path / "2.jsonl"), "--output", str(tmp_path / "3.jsonl"), "--near", "0"])
+    contaminated = ["data", "decontaminate", str(tmp_path / "3.jsonl"), "--output", str(tmp_path / "4.jsonl")]
+    main([*contaminated, "--against", bench, bench.replace("bench", "a")])
+    main(["data", "card", str(tmp_path / "4.jsonl")])
+    assert len((tmp_path / "4.jsonl").read_text().splitlines()) == 1
+    assert "| rows | 1 |" in (tmp_path / "4.card.md").read_text()
+    assert "3 dropped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", PRM_COMMANDS)
+def test_prm_explains_its_commands(command: str, capsys: pytest.CaptureFixture[str]):
+    for arguments in (["prm"], ["prm", command, "--help"]):
+        with pytest.raises(SystemExit) as leaving:
+            main(arguments)
+        assert leaving.value.code == 0
+    said = capsys.readouterr().out
+    assert f"  {command} " in said
+    assert ("--offline.loss" if command == "train" else "--threads") in said
+
+
+def test_prm_from_rollouts_to_its_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_model(tmp_path / "model")
+    tiny_problems(tmp_path / "problems.jsonl", PAIRS[:8])
+    graded = "--kind exact --extract regex --pattern ^."
+    here = "--threads 1 --device cpu"
+    main(
+        f"prm rollouts --model {tmp_path}/model --problems {tmp_path}/problems.jsonl {graded} {here} --samples 8 "
+        f"--max-tokens 2 --output {tmp_path}/rollouts.jsonl".split()
+    )
+    (tmp_path / "prm.toml").write_text(
+        f'run = {{name = "p", folder = "{tmp_path}", steps = 2, threads = 1, device = "cpu"}}\n'
+        f'model = {{path = "{tmp_path}/model"}}\noffline = {{sources = ["{tmp_path}/rollouts.jsonl"], batch = 8}}\n'
+    )
+    main(["prm", "train", str(tmp_path / "prm.toml"), "--offline.lr", "1e-3"])
+    prm = f"--prm {tmp_path}/p/prm"
+    main(f"prm score {tmp_path}/rollouts.jsonl {prm} {here}".split())
+    main(f"prm best-of-n {tmp_path}/rollouts.scores.jsonl {prm} {here} {graded}".split())
+    said = capsys.readouterr().out
+    assert "64 labelled responses" in said
+    assert "N = 8: best by PRM minus majority" in said
+    main(["train", str(tiny_recipe(tmp_path)), "--run.steps=1", f"--prm.path={tmp_path}/p/prm"])
 
 
 def test_diff_semantics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

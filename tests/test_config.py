@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from credo.config import PrmConfig, SftConfig, TrainConfig
+from credo.config import PrmConfig, PrmTrainingConfig, SftConfig, SftRecipe, TrainConfig, TrainRecipe
 from credo.recipe import build, flat, leaves
 
 ROOT = Path(__file__).parents[1]
-MOST_OPTIONS = 120
+MOST_OPTIONS = 130
 
 TRAIN = {"run": {"name": "x", "steps": 10}, "model": {"path": "m"}, "data": {"train": ["a.jsonl"]}}
+OFFLINE = {"run": {"name": "x", "steps": 10}, "offline": {"sources": ["a.jsonl"]}, "model": {"path": "m"}}
 SFT = {"run": {"name": "x", "steps": 10}, "sft": {"sources": ["a.jsonl"]}, "model": {"path": "m"}}
 
 
@@ -46,7 +47,7 @@ def sft(**options: Any) -> SftConfig:
 
 def refused(tree: type, options: dict[str, Any]) -> str:
     """The sentence with which ``options`` are refused, on top of a recipe that is fine."""
-    base = {TrainConfig: TRAIN, SftConfig: SFT}[tree]
+    base = {TrainConfig: TRAIN, TrainRecipe: TRAIN, SftConfig: SFT, SftRecipe: SFT, PrmTrainingConfig: OFFLINE}[tree]
     with pytest.raises(ValueError) as error:  # noqa: PT011
         build(tree, changed(base, options))
     return str(error.value)
@@ -75,6 +76,7 @@ OUT_OF_RANGE = [
     ("rollout.cache_gb", -0.1),
     ("rollout.max_tokens", 0),
     ("rollout.concurrent", 0),
+    ("rollout.max_lag", -1),
     ("rollout.probe_threshold", 0.0),
     ("lora.rank", -1),
     ("verify.workers", 0),
@@ -129,6 +131,8 @@ OUT_OF_RANGE = [
     ("checkpoint.every", 0),
     ("checkpoint.keep", -1),
     ("checkpoint.rollouts_every", -1),
+    ("checkpoint.best", -1),
+    ("checkpoint.remote", "bucket/runs"),
 ]
 OUT_OF_RANGE_WITH_A_CRITIC = [
     ("advantage.gae_lambda", -0.1),
@@ -161,7 +165,33 @@ OUT_OF_RANGE_IN_SFT = [
     ("sft.max_tokens", 1),
     ("sft.max_bad_share", -0.1),
     ("sft.max_bad_share", 1.0),
+    ("sft.held_out_share", -0.1),
+    ("sft.held_out_share", 1.0),
+    ("sft.evaluate_every", -1),
+    ("sft.epochs", -1.0),
+    ("run.steps", -1),
 ]
+OUT_OF_RANGE_OFFLINE = [
+    ("offline.sources", []),
+    ("offline.held_out_share", 0.0),
+    ("offline.held_out_share", 1.0),
+    ("offline.beta", 0.0),
+    ("offline.correct_weight", 0.0),
+    ("offline.wrong_weight", 0.0),
+    ("offline.batch", 0),
+    ("offline.lr", 0.0),
+    ("offline.lr_warmup", -0.1),
+    ("offline.lr_warmup", 1.0),
+    ("offline.lr_floor", -0.1),
+    ("offline.lr_floor", 1.1),
+    ("offline.weight_decay", -0.1),
+    ("offline.max_grad_norm", 0.0),
+    ("offline.evaluate_every", -1),
+    ("offline.max_tokens", 1),
+    ("offline.max_bad_share", -0.1),
+    ("offline.max_bad_share", 1.0),
+]
+OUT_OF_RANGE_ON_RAY = [("launch.workers", -1), ("launch.timeout", 0.0), ("launch.retries", -1)]
 OUT_OF_RANGE_IN_ARCHITECTURE = [("layers", 0), ("width", 0), ("heads", 0), ("positions", 0), ("width", 20)]
 
 
@@ -195,6 +225,16 @@ def test_sft_out_of_range(key: str, value: Any):
     assert key in refused(SftConfig, {key: value})
 
 
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_OFFLINE)
+def test_offline_out_of_range(key: str, value: Any):
+    assert key in refused(PrmTrainingConfig, {"offline.loss": "kto", key: value})
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE_ON_RAY)
+def test_a_launch_out_of_range(key: str, value: Any):
+    assert key in refused(TrainRecipe, {"launch.kind": "ray", key: value})
+
+
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE_IN_ARCHITECTURE)
 def test_architecture_out_of_range(name: str, value: int):
     assert f"architecture.{name}" in refused(SftConfig, {"model": None, f"architecture.{name}": value})
@@ -226,6 +266,10 @@ def test_architecture_out_of_range(name: str, value: int):
         ({"lora.rank": 8, "prm.top_layers": 1}, "prm.top_layers"),
         ({"lora.rank": 8, "advantage.estimator": "gae"}, "advantage.estimator"),
         ({"lora.rank": 8, "rollout.engine": "vllm"}, "rollout.engine"),
+        *(
+            ({"rollout.engine": "vllm-server", "rollout.servers": servers}, "rollout.servers")
+            for servers in ([], ["http://a:1", "http://a:1"], ["a:1"], ["http://"], ["http://a:1/v1"])
+        ),
         ({"prm.granularity": "whole", "advantage.credit": "min"}, "advantage.credit"),
         ({"advantage.baseline": "position", "advantage.negative_only": True}, "advantage.negative_only"),
         ({"advantage.baseline": "expected", "advantage.control": "shuffled"}, "advantage.control"),
@@ -247,15 +291,32 @@ def test_architecture_out_of_range(name: str, value: int):
         ),
         ({"prm.enabled": False, "instruments.every": 5}, "instruments.every"),
         ({"advantage.estimator": "remax", "advantage.control": "random"}, "advantage.control"),
+        ({"rollout.ahead": True}, "policy.importance_cap"),
         (
             {"rollout.per_prompt": 1, "advantage.estimator": "reinforce", "advantage.gate_accuracy": 0.8},
             "advantage.gate_accuracy",
         ),
         ({"evaluation.sources": ["b.jsonl"], "evaluation.temperature": 0.0}, "evaluation.samples"),
+        ({"checkpoint.best": 1, "checkpoint.metric": "accuracy"}, "checkpoint.metric"),
+        ({"checkpoint.best": 1}, "checkpoint.best"),
+        ({"checkpoint.best": 1, "evaluation.sources": ["b.jsonl"]}, "checkpoint.best"),
+        *(
+            (
+                {"checkpoint.best": 1, "checkpoint.every": 2, "evaluation.sources": ["b.jsonl"], "evaluation.every": n},
+                "checkpoint.best",
+            )
+            for n in (5, 7, 10)
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], named: str):
     assert named in refused(TrainConfig, options)
+
+
+def test_the_best_checkpoints_can_be_known():
+    judged = {"checkpoint__best": 1, "checkpoint__every": 2}
+    assert train(**judged, evaluation__sources=["b.jsonl"], evaluation__every=4).checkpoint.best == 1
+    assert train(**judged, checkpoint__metric="-prm/loss").checkpoint.metric == "-prm/loss"
 
 
 PROCESS_REWARD: list[tuple[str, Any]] = [
@@ -274,6 +335,11 @@ INERT = [
     ({}, "verify.extract", "regex"),
     ({}, "rollout.probe_threshold", 0.1),
     ({"rollout.engine": "vllm"}, "rollout.packed", False),
+    ({"rollout.engine": "vllm"}, "rollout.servers", ["http://a:1"]),
+    ({"rollout.engine": "vllm"}, "rollout.max_lag", 1),
+    ({}, "rollout.servers", ["http://a:1"]),
+    ({"rollout.engine": "vllm-server", "rollout.servers": ["http://a:1"]}, "rollout.packed", False),
+    ({"rollout.engine": "vllm-server", "rollout.servers": ["http://a:1"]}, "rollout.cache_gb", 1.0),
     ({}, "lora.alpha", 16.0),
     ({}, "lora.targets", ["q_proj"]),
     ({"verify.kind": "python:a:b"}, "verify.extract", "boxed"),
@@ -314,15 +380,30 @@ INERT = [
     ({"advantage.semantics": "paper"}, "advantage.gamma_outcome", 0.9),
     ({"advantage.semantics": "paper"}, "advantage.normalizer_floor", 0.1),
     ({"advantage.outcome_coef": 0.0}, "advantage.gamma_outcome", 0.9),
+    ({"checkpoint.keep": 0}, "checkpoint.best", 1),
+    ({}, "checkpoint.metric", "prm/loss"),
     ({}, "evaluation.samples", 8),
     ({}, "evaluation.temperature", 0.5),
     ({}, "evaluation.every", 5),
     ({}, "evaluation.limit", 5),
 ]
-INERT_IN_SFT = [
+ON_RAY = {"launch.kind": "ray"}
+INERT_LAUNCH: list[tuple[dict[str, Any], str, Any]] = [
+    ({}, "launch.workers", 2),
+    ({}, "launch.retries", 1),
+    ({"launch.kind": "torchrun"}, "launch.retries", 1),
+    ({"launch.kind": "local"}, "launch.sharding", "full"),
+    ({"launch.kind": "local"}, "launch.timeout", 60.0),
+    ({}, "launch.offload", True),
+    (ON_RAY, "launch.sharding", "full"),
+    *((ON_RAY | {"launch.workers": 0}, f"launch.{name}", value) for name, value in (("timeout", 60.0), ("retries", 1))),
+]
+INERT_IN_SFT: list[tuple[dict[str, Any], str, Any]] = [
     ({"sft.template": "plain"}, "sft.system", "be brief"),
     ({"model": None, "architecture.tokenizer": "bytes"}, "architecture.alphabet", "01"),
-    ({}, "run.trackers", ["wandb"]),
+    ({"sft.held_out": ["b.jsonl"]}, "sft.held_out_share", 0.1),
+    ({}, "sft.evaluate_every", 5),
+    ({}, "checkpoint.rollouts_every", 5),
     ({}, "training.max_nonfinite_steps", 5),
 ]
 
@@ -331,6 +412,31 @@ INERT_IN_SFT = [
 def test_an_option_that_nothing_reads_is_refused(circumstances: dict[str, Any], key: str, value: Any):
     build(TrainConfig, changed(TRAIN, circumstances))
     assert key in refused(TrainConfig, {**circumstances, key: value})
+
+
+@pytest.mark.parametrize(("circumstances", "key", "value"), INERT_LAUNCH)
+def test_a_launch_option_that_nothing_reads_is_refused(circumstances: dict[str, Any], key: str, value: Any):
+    build(TrainRecipe, changed(TRAIN, circumstances))
+    assert key in refused(TrainRecipe, {**circumstances, key: value})
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "key", "value"),
+    [
+        ({}, "offline.pairs", "all"),
+        ({"offline.loss": "dpo"}, "offline.balance", "class"),
+        ({"offline.loss": "nca"}, "offline.balance", "instruction"),
+        ({}, "offline.correct_weight", 2.0),
+        ({"offline.loss": "dpo"}, "offline.wrong_weight", 2.0),
+        ({"offline.held_out": ["b.jsonl"]}, "offline.held_out_share", 0.3),
+        ({"offline.template": "plain"}, "offline.system", "x"),
+        ({}, "run.trackers", ["wandb"]),
+        ({}, "training.max_nonfinite_steps", 9),
+    ],
+)
+def test_an_option_without_effect_is_refused_offline(circumstances: dict[str, Any], key: str, value: Any):
+    build(PrmTrainingConfig, changed(OFFLINE, circumstances))
+    assert key in refused(PrmTrainingConfig, {**circumstances, key: value})
 
 
 @pytest.mark.parametrize(("circumstances", "key", "value"), INERT_IN_SFT)
@@ -381,6 +487,29 @@ def test_sft_takes_a_model_or_builds_one():
     assert "architecture" in refused(SftConfig, {"model": None})
 
 
+@pytest.mark.parametrize("options", [{"run.steps": None}, {"run.steps": 0}, {"sft.epochs": 1.0}])
+def test_sft_takes_steps_or_epochs(options: dict[str, Any]):
+    assert sft(run__steps=None, sft__epochs=0.5).run.steps == 0
+    assert "sft.epochs" in refused(SftConfig, options)
+
+
+def test_the_best_checkpoint_of_sft_can_be_known():
+    best = {"checkpoint.best": 1, "checkpoint.metric": "-sft/held_out_loss", "checkpoint.every": 6}
+    known = best | {"sft.held_out_share": 0.1, "sft.evaluate_every": 3}
+    assert build(SftConfig, changed(SFT, known)).checkpoint.best == 1
+    assert build(SftConfig, changed(SFT, best | {"checkpoint.metric": "-sft/loss"})).checkpoint.best == 1
+    assert "checkpoint.best" in refused(SftConfig, best)
+    assert "checkpoint.best" in refused(SftConfig, known | {"sft.evaluate_every": 4})
+    assert "checkpoint.metric" in refused(SftConfig, {"checkpoint.best": 1})
+
+
+def test_sft_runs_on_ranks_but_not_on_ray():
+    recipe = build(SftRecipe, changed(SFT, {"launch.sharding": "full"}))
+    assert recipe.config == build(SftConfig, SFT)
+    assert "launch.kind" in refused(SftRecipe, {"launch.kind": "ray"})
+    assert "launch.offload" in refused(SftRecipe, {"launch.offload": True})
+
+
 def test_nothing_is_written_back():
     with pytest.raises(dataclasses.FrozenInstanceError):
         train().rollout.prompts = 3  # pyright: ignore[reportAttributeAccessIssue]
@@ -407,7 +536,13 @@ def test_every_number_of_a_recipe_has_a_tested_range():
     tested |= {key for key, _ in OUT_OF_RANGE_WITH_A_CRITIC + OUT_OF_RANGE_WITH_INSTRUMENTS}
     tested |= {key for key, _ in OUT_OF_RANGE_WITH_ADAPTERS}
     tested |= {f"architecture.{name}" for name, _ in OUT_OF_RANGE_IN_ARCHITECTURE}
-    numbers = {key for tree in (TrainConfig, SftConfig) for key, hint in leaves(tree) if hint in (int, float)}
+    tested |= {key for key, _ in OUT_OF_RANGE_ON_RAY + OUT_OF_RANGE_OFFLINE}
+    numbers = {
+        key
+        for tree in (TrainRecipe, SftRecipe, PrmTrainingConfig)
+        for key, hint in leaves(tree)
+        if hint in (int, float)
+    }
     assert numbers <= tested
 
 
@@ -420,7 +555,7 @@ def documentation() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("tree", [TrainConfig, SftConfig])
+@pytest.mark.parametrize("tree", [TrainRecipe, SftRecipe, PrmTrainingConfig])
 def test_every_option_is_explained(tree: type):
     rows = documentation().option_docs(tree)
     assert [key for key, *_ in rows] == [key for key, _ in leaves(tree)]

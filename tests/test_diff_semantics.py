@@ -13,7 +13,7 @@ from tiny import tiny_config
 
 from credo.algo.advantages import prime_advantages, prime_returns
 from credo.diff_semantics import SEMANTICS, credit_by_semantics, diff_semantics, read_responses
-from credo.options import DiffSemanticsOptions
+from credo.options.files import DiffSemanticsOptions
 from credo.train import train
 
 EXAMPLE = {

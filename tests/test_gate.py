@@ -12,7 +12,6 @@ import torch
 from tiny import tiny_groups, tiny_model, tiny_parts
 
 from credo.algo.advantages import prime_advantages, prime_returns
-from credo.dist.world import World
 from credo.gate import Gate
 from credo.train import prime_step
 
@@ -57,7 +56,7 @@ def test_a_step_hears_as_much_of_the_prm_as_the_gate_lets_by(tmp_path: Path, bef
     groups = tiny_groups(parts.start, prompts=[(3, 4, 7), (5, 6, 7)], per_prompt=4, max_tokens=3)
     parts.gate.restore({"accuracies": before})
     with closing(parts.verifier):
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
     mean = (sum(before) + made.metrics["prm/informative_pair_accuracy"]) / 5
     factor = min(1.0, max(0.0, 2 * mean - 1))
     assert made.metrics["prm/gate"] == pytest.approx(factor)
@@ -80,4 +79,4 @@ def test_a_run_without_a_gate_does_not_speak_of_one(tmp_path: Path):
     config, parts = tiny_parts(tmp_path)
     groups = tiny_groups(parts.start, prompts=[(3, 4, 7)], per_prompt=4, max_tokens=3)
     with closing(parts.verifier):
-        assert "prm/gate" not in prime_step(parts, groups, config, 0, World()).metrics
+        assert "prm/gate" not in prime_step(parts, groups, config, 0).metrics

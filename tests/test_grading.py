@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from credo.grading import GradeOptions, GradeSummary, grade, grade_file
+from credo.grading import GradeSummary, grade, grade_file
+from credo.options.files import GradeOptions
 from credo.types import Problem, Unknown, Verdict
 from credo.verify.code_tests import extract_program
 from credo.verify.extraction import Extraction

@@ -15,15 +15,31 @@ from tiny import PAIRS, lines, tiny_config, tiny_model, tiny_problems
 from torch import Tensor
 
 from credo.algo.advantages import PrimeReturns
-from credo.config import SftConfig
+from credo.config import PrmTrainingConfig, SftConfig
+from credo.dist.world import World
 from credo.metrics import memory_metrics, outcome_metrics, pair_accuracy_change, prm_metrics, sampler_metrics
+from credo.offline.training import train_prm
 from credo.recipe import build
 from credo.sft import sft
 from credo.train import train
 from credo.types import Batch
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
-GROUPS = ("rollout", "verify", "filter", "outcome", "prm", "policy", "critic", "eval", "sft", "time", "perf", "mem")
+GROUPS = (
+    "rollout",
+    "verify",
+    "filter",
+    "outcome",
+    "prm",
+    "policy",
+    "critic",
+    "eval",
+    "sft",
+    "offline",
+    "time",
+    "perf",
+    "mem",
+)
 
 EVERYTHING = {
     "filter__memory_floor": 0.5,
@@ -32,8 +48,11 @@ EVERYTHING = {
     "policy__kl_coef": 0.1,
     "policy__importance_cap": 2.0,
     "instruments__every": 1,
+    "rollout__ahead": True,
 }
 """Options that write metrics of their own."""
+OF_VLLM = {"rollout/probe_gap", "rollout/retries", "rollout/servers"}
+"""Those of engines that tests of training do without; `rollout/test_vllm_server.py` compares them with the page."""
 
 
 def two_prompts() -> Batch:
@@ -180,7 +199,7 @@ def test_learning_changes_how_a_batch_is_ranked():
 
 def test_memory_is_counted_in_mebibytes():
     held = torch.ones(64 << 18)  # 64 MiB
-    assert 64 < memory_metrics()["mem/peak_mib"] < 64 << 10
+    assert 64 < memory_metrics(World())["mem/peak_mib"] < 64 << 10
     del held
 
 
@@ -196,18 +215,24 @@ def test_the_page_explains_what_runs_write_and_nothing_else(tmp_path: Path):
     folder = train(tiny_config(tmp_path, run__steps=1, evaluation__sources=[str(held_out)], **EVERYTHING))
     written = lines(folder / "metrics.jsonl") + lines(folder / "evaluation.jsonl")
     demonstrations = tmp_path / "demonstrations.jsonl"
-    demonstrations.write_text(json.dumps({"prompt": "ab=", "response": "a"}) + "\n")
+    demonstrations.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in PAIRS[:2]))
     values = {
         "run": {"name": "sft", "folder": str(tmp_path / "runs"), "steps": 1, "threads": 1, "device": "cpu"},
         "model": {"path": str(tiny_model(tmp_path / "model"))},
-        "sft": {"sources": [str(demonstrations)], "batch": 1},
+        "sft": {"sources": [str(demonstrations)], "batch": 1, "held_out_share": 0.5},
     }
     sft(build(SftConfig, values))
-    written += lines(tmp_path / "runs" / "sft" / "metrics.jsonl")
+    labelled = tmp_path / "labelled.jsonl"
+    rows = [{"prompt": prompt, "response": letter, "label": letter == "a"} for prompt, _ in PAIRS for letter in "ab"]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {**values, "run": values["run"] | {"name": "prm"}, "offline": {"sources": [str(labelled)], "batch": 4}}
+    train_prm(build(PrmTrainingConfig, {name: values[name] for name in ("run", "model", "offline")}))
+    for name in ("sft", "prm"):
+        written += lines(tmp_path / "runs" / name / "metrics.jsonl")
     found = {key for row in written for key in row} - {"step", "scores"}
     found = {re.sub(r"_(math|code|gym|exact|regex)$", "_KIND", key) for key in found}
-    assert found == set(explained())
-    assert len(explained()) == len(found), "explained twice"
+    assert found | OF_VLLM == set(explained())
+    assert len(explained()) == len(found | OF_VLLM), "explained twice"
 
 
 def test_the_page_goes_through_the_groups_in_turn():

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from credo import plan as planning
-from credo.config import SftConfig, TrainConfig
-from credo.plan import model_size, plan
+from credo.config import PrmTrainingConfig, SftConfig, SftRecipe, TrainConfig
+from credo.planning import plan as planning
+from credo.planning.plan import model_size, plan
 from credo.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -26,12 +26,14 @@ size_once = cache(model_size)
 
 
 def command_of(path: Path) -> str:
-    """``sft`` or ``train``, by the sections of the recipe."""
-    return "sft" if "sft" in tomllib.loads(path.read_text(encoding="utf-8")) else "train"
+    """``sft``, ``prm train`` or ``train``, by the sections of the recipe."""
+    sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    return "sft" if "sft" in sections else "prm train" if "offline" in sections else "train"
 
 
-def read(path: Path, flags: list[str] | None = None) -> SftConfig | TrainConfig:
-    tree: Any = SftConfig if command_of(path) == "sft" else TrainConfig
+def read(path: Path, flags: list[str] | None = None) -> SftConfig | PrmTrainingConfig | TrainConfig:
+    trees: dict[str, Any] = {"sft": SftRecipe, "prm train": PrmTrainingConfig, "train": TrainConfig}
+    tree = trees[command_of(path)]
     return read_recipe(tree, [path], flags or [])
 
 
@@ -75,8 +77,9 @@ def test_the_command_in_the_header_runs_this_recipe(path: Path):
     said = header(path.read_text(encoding="utf-8")).get("command", "")
     commands = [shlex.split(line, comments=True) for line in said.splitlines() if f"recipes/{path.name}" in line]
     words = next((words[words.index("credo") + 1 :] for words in commands if "credo" in words), [])
-    assert words[:2] == [command_of(path), f"recipes/{path.name}"]
-    read(path, words[2:])
+    expected = [*command_of(path).split(), f"recipes/{path.name}"]
+    assert words[: len(expected)] == expected
+    read(path, words[len(expected) :])
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if command_of(path) == "train"], ids=lambda path: path.stem)

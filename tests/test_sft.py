@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from credo.models import precision
 from credo.models.causal import build_model, load_model, save_model
 from credo.recipe import build
 from credo.sft import sft
+from tests.tiny import lines, untimed
 
 ROWS = [("12+3=", "15"), ("4+4=", "8"), ("1+1+1=", "1+1=2;2+1=3")]
 ARCHITECTURE = {"layers": 1, "width": 16, "heads": 2, "positions": 32, "alphabet": "0123456789+=;"}
@@ -238,7 +240,7 @@ def test_a_loss_that_explodes_stops_the_run_without_a_model(rows: str, tmp_path:
     assert not (tmp_path / "warm" / "model").exists()
 
 
-def test_an_interrupted_run_keeps_what_it_has(rows: str, tmp_path: Path):
+def test_an_interrupted_run_keeps_what_it_has_and_goes_on(rows: str, tmp_path: Path):
     config = recipe(rows, tmp_path, run={"steps": 1_000_000})
     metrics = tmp_path / "warm" / "metrics.jsonl"
 
@@ -248,12 +250,140 @@ def test_an_interrupted_run_keeps_what_it_has(rows: str, tmp_path: Path):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    sft(config)
-    thread.join()
-    curve = losses(tmp_path)
-    assert 3 <= len(curve) < 1_000_000
-    assert not (tmp_path / "warm" / "model").exists()
-    partial = tmp_path / "warm" / f"model-step-{len(curve):06d}"
-    assert oracle_loss(load_model(str(partial))) < curve[0]
+    for _ in range(2):
+        before = len(losses(tmp_path)) if metrics.exists() else 0
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        sft(config)
+        thread.join()
+        curve = losses(tmp_path)
+        assert before < len(curve) < 1_000_000
+        assert not (tmp_path / "warm" / "model").exists()
+        partial = tmp_path / "warm" / "checkpoints" / f"step-{len(curve):06d}" / "policy"
+        assert oracle_loss(load_model(str(partial))) < curve[0]
+
+
+def metrics_of(folder: Path, name: str = "warm") -> list[dict[str, Any]]:
+    return untimed(lines(folder / name / "metrics.jsonl"))
+
+
+def test_epochs_stand_for_steps(rows: str, tmp_path: Path):
+    """Five epochs of three demonstrations are fifteen of them: eight batches of two."""
+    sft(recipe(rows, tmp_path, run={"steps": 0, "name": "epochs"}, sft={"epochs": 5.0, "batch": 2}))
+    sft(recipe(rows, tmp_path, run={"steps": 8, "name": "steps"}, sft={"batch": 2}))
+    assert metrics_of(tmp_path, "epochs") == metrics_of(tmp_path, "steps")
+    assert [row["sft/epoch"] for row in metrics_of(tmp_path, "epochs")] == [2 * step / 3 for step in range(1, 9)]
+
+
+def test_metrics_by_hand(rows: str, tmp_path: Path):
+    """Of 10 steps 2 warm up. Prompts have 5, 4 and 6 tokens, responses with their ends 3, 2 and 12."""
+    sft(recipe(rows, tmp_path, run={"steps": 10}, sft={"lr_warmup": 0.2, "lr": 0.01}))
+    written = metrics_of(tmp_path)
+    rates = [0.01 * factor for factor in (1 / 3, 2 / 3, 1.0)]
+    assert [row["sft/lr"] for row in written[:3]] == pytest.approx(rates)
+    assert written[6]["sft/lr"] == pytest.approx(0.005), "half way down"
+    assert {row["sft/tokens"] for row in written} == {32.0}
+    assert [row["time/step"] > 0 for row in lines(tmp_path / "warm" / "metrics.jsonl")] == [True] * 10
+
+
+def test_the_held_out_loss_is_that_of_the_held_out_and_teaches_nothing(rows: str, tmp_path: Path):
+    other = tmp_path / "held-out.jsonl"
+    apart = [("5+5=", "10"), ROWS[1]]
+    other.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in apart))
+    shown = tmp_path / "two.jsonl"
+    shown.write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in (ROWS[0], ROWS[2])))
+    held = {"held_out": [str(other)], "evaluate_every": 2, "batch": 2}
+    alphabet = {"alphabet": "0123456789+=;"}
+    sft(recipe(rows, tmp_path, run={"steps": 5, "name": "held"}, sft=held, architecture=alphabet))
+    sft(recipe(str(shown), tmp_path, run={"steps": 5, "name": "bare"}, sft={"batch": 2}, architecture=alphabet))
+    written = metrics_of(tmp_path, "held")
+    losses_by_step = {row["step"]: row["sft/held_out_loss"] for row in written if "sft/held_out_loss" in row}
+    assert list(losses_by_step) == [0, 2, 4, 5]
+    config = recipe(rows, tmp_path)
+    assert config.architecture is not None
+    assert losses_by_step[0] == pytest.approx(oracle_loss(build_model(config.architecture, seed=0), apart), abs=1e-5)
+    trained = load_model(str(tmp_path / "held" / "model"))
+    assert losses_by_step[5] == pytest.approx(oracle_loss(trained, apart), abs=1e-5)
+    learnt = [{key: row[key] for key in row if key != "sft/held_out_loss"} for row in written[1:]]
+    assert learnt == metrics_of(tmp_path, "bare"), "a prompt that is held out is not shown"
+
+
+def test_a_share_is_held_out_by_the_seed(rows: str, tmp_path: Path):
+    curves = {}
+    for seed in range(4):
+        name = f"share-{seed}"
+        options = {"held_out_share": 0.4, "batch": 2, "lr": 1e-9}
+        sft(recipe(rows, tmp_path, run={"steps": 1, "name": name, "seed": seed}, sft=options))
+        curves[seed] = metrics_of(tmp_path, name)[0]["sft/held_out_loss"]
+    config = recipe(rows, tmp_path)
+    assert config.architecture is not None
+    for seed, loss in curves.items():
+        each = [oracle_loss(build_model(config.architecture, seed=seed), [row]) for row in ROWS]
+        assert min(abs(loss - one) for one in each) < 1e-5, "one of three prompts"
+
+
+def test_longer_demonstrations_are_counted(rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sft(recipe(rows, tmp_path, run={"steps": 1, "name": "cut"}, sft={"max_tokens": 7, "too_long": "truncate"}))
+    assert "2 of 3 demonstrations" in capsys.readouterr().out
+    sft(recipe(rows, tmp_path, run={"steps": 1, "name": "dropped"}, sft={"max_tokens": 7, "too_long": "drop"}))
+    assert "0 truncated, 2 dropped" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"No demonstration of sft\.sources"):
+        sft(recipe(rows, tmp_path, run={"name": "none"}, sft={"max_tokens": 5, "too_long": "drop"}))
+
+
+def test_every_answer_of_a_conversation_counts_and_nothing_else(tmp_path: Path):
+    shape = ARCHITECTURE | {"alphabet": "0123456789+=;UA\n", "positions": 64}
+    built = build_model(recipe("x", tmp_path, architecture=shape).architecture or pytest.fail("no shape"), seed=3)
+    built.tokenizer.chat_template = (
+        "{% for message in messages %}{{ 'U' if message.role == 'user' else 'A' }}{{ message.content }}"
+        "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}A{% endif %}"
+    )
+    save_model(built.model, built.tokenizer, tmp_path / "chatty")
+    turns = [("user", "1+1"), ("assistant", "2"), ("user", "2+2"), ("assistant", "2+2=4")]
+    path = tmp_path / "talk.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}))
+    sft(recipe(str(path), tmp_path, run={"steps": 1}, sft={"batch": 1}, model={"path": str(tmp_path / "chatty")}))
+    text = ["U1+1\nA", "2<eos>", "\nU2+2\nA", "2+2=4<eos>"]
+    pieces = [built.tokenizer(piece).input_ids for piece in text]
+    tokens = torch.tensor([[token for piece in pieces for token in piece]])
+    logprobs = torch.log_softmax(built.model(input_ids=tokens).logits[0], dim=-1).detach()
+    learnt = [place % 2 == 1 for place, piece in enumerate(pieces) for _ in piece]
+    losses_of = [-logprobs[s - 1, tokens[0, s]].item() for s in range(len(learnt)) if learnt[s]]
+    assert len(losses_of) == 2 + 6
+    assert losses(tmp_path)[0] == pytest.approx(sum(losses_of) / 8, abs=1e-5)
+
+
+def test_other_demonstrations_do_not_continue_a_run(rows: str, tmp_path: Path):
+    sft(recipe(rows, tmp_path, run={"steps": 4}, checkpoint={"every": 2}))
+    shutil.rmtree(tmp_path / "warm" / "model")
+    with Path(rows).open("a") as file:
+        file.write(json.dumps({"prompt": "1+2=", "response": "3"}) + "\n")
+    with pytest.raises(ValueError, match="demonstrations are not those"):
+        sft(recipe(rows, tmp_path, run={"steps": 4}, checkpoint={"every": 2}))
+
+
+def test_a_run_goes_on_with_the_options_on_which_no_number_depends(rows: str, tmp_path: Path):
+    sft(recipe(rows, tmp_path, run={"steps": 4}, checkpoint={"every": 2}))
+    before = metrics_of(tmp_path)
+    weights = (tmp_path / "warm" / "model" / "model.safetensors").read_bytes()
+    for folder in ("model", "checkpoints/step-000004"):
+        shutil.rmtree(tmp_path / "warm" / folder)
+    for steps, options in ((5, {}), (4, {"lr": 0.1})):
+        with pytest.raises(ValueError, match="when this run was started"):
+            sft(recipe(rows, tmp_path, run={"steps": steps}, sft=options))
+    sft(recipe(rows, tmp_path, run={"steps": 4}, checkpoint={"every": 3, "keep": 1}))
+    assert metrics_of(tmp_path) == before
+    assert (tmp_path / "warm" / "model" / "model.safetensors").read_bytes() == weights
+    assert [path.name for path in (tmp_path / "warm" / "checkpoints").iterdir()] == ["step-000004"]
+
+
+def test_the_best_checkpoints_stay(rows: str, tmp_path: Path):
+    """At a learning rate that is far too high the first steps are the best."""
+    options = {"held_out_share": 0.4, "evaluate_every": 1, "lr": 0.5, "lr_warmup": 0.5}
+    keep = {"every": 1, "keep": 1, "best": 1, "metric": "-sft/held_out_loss"}
+    sft(recipe(rows, tmp_path, run={"steps": 6}, sft=options, checkpoint=keep))
+    known = {row["step"]: row["sft/held_out_loss"] for row in metrics_of(tmp_path) if row["step"]}
+    best = min(known, key=lambda step: (known[step], -step))
+    kept = {int(path.name.removeprefix("step-")) for path in (tmp_path / "warm" / "checkpoints").iterdir()}
+    assert kept == {best, 6}

@@ -1,10 +1,12 @@
-"""The frozen configuration trees of ``credo sft`` and ``credo train``.
+"""The frozen configuration trees of ``credo sft``, ``credo train`` and ``credo prm train``.
 
 A value out of range and an option that some other option makes inert are errors. Nothing is ever written back into a
 configuration. How recipes are read is not known here; this package imports neither torch nor the rest of credo.
 """
 
+from credo.config.launch import LaunchConfig, TrainRecipe
 from credo.config.learning import AdvantageConfig, CriticConfig, Estimator, PolicyConfig, PrmConfig, Semantics
+from credo.config.prm_training import OfflineConfig, PrmTrainingConfig
 from credo.config.running import (
     ArchitectureConfig,
     CheckpointConfig,
@@ -25,7 +27,7 @@ from credo.config.sampling import (
     Template,
     VerifyConfig,
 )
-from credo.config.sft import DemonstrationConfig, SftConfig
+from credo.config.sft import DemonstrationConfig, SftCheckpointConfig, SftConfig, SftRecipe, SftRunConfig
 from credo.config.train import TrainConfig
 
 __all__ = [
@@ -40,18 +42,25 @@ __all__ = [
     "Extract",
     "FilterConfig",
     "InstrumentsConfig",
+    "LaunchConfig",
     "LoraConfig",
     "ModelConfig",
+    "OfflineConfig",
     "PolicyConfig",
     "PrmConfig",
+    "PrmTrainingConfig",
     "RolloutConfig",
     "RunConfig",
     "SandboxConfig",
     "Semantics",
+    "SftCheckpointConfig",
     "SftConfig",
+    "SftRecipe",
+    "SftRunConfig",
     "Template",
     "Tracker",
     "TrainConfig",
+    "TrainRecipe",
     "TrainingConfig",
     "VerifyConfig",
 ]

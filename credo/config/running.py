@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,10 +30,12 @@ class RunConfig:
     trackers: tuple[Tracker, ...] = ()
     """Where metrics go besides metrics.jsonl and the terminal; each needs the extra of the same name."""
 
+    least_steps = 1
+
     def __post_init__(self) -> None:
         plain = self.name not in ("", ".", "..") and "/" not in self.name
         require(plain, f"run.name: expected a plain folder name, got '{self.name}'.")
-        at_least(1, self, "run", "steps")
+        at_least(self.least_steps, self, "run", "steps")
         at_least(0, self, "run", "seed", "threads")
 
 
@@ -106,7 +109,8 @@ class TrainingConfig:
     """How tensors are cut, and when a step is given up. No number depends on `tokens_per_microbatch`."""
 
     tokens_per_microbatch: int = 8192
-    """Tokens, padding included, of one forward and backward pass."""
+    """Tokens, padding included, of one forward and backward pass; `credo sft` leaves padding out where a kind of model
+    needs none. The gradients of the passes of a step are added up (gradient accumulation)."""
     gradient_checkpointing: bool = False
     """Policy and PRM keep the inputs of layers alone and compute the rest again in the backward pass: less memory, more
     time."""
@@ -172,9 +176,29 @@ class CheckpointConfig:
     """Save after every so many steps (and always at the end and when stopped)."""
     keep: int = 2
     """Newest checkpoints kept; 0 keeps all."""
+    best: int = 0
+    """Besides these, as many of the best by `metric`; 0 keeps none for that."""
+    metric: str = "eval/accuracy"
+    """What a checkpoint is judged by: a number of evaluation.jsonl or metrics.jsonl at its step, the larger the better,
+    or with a leading `-` the smaller, as in `-prm/loss`."""
+    asynchronous: bool = False
+    """Copy the state in memory and write it while training goes on: costs as much memory again as is written."""
+    remote: str = ""
+    """URL of a folder that fsspec reaches (`s3://bucket/runs`, `file:///mnt/runs`). There the run has a folder with a
+    copy of its checkpoints, from which a new machine goes on; a copy that fails is made up for with the next one."""
     rollouts_every: int = 1
     """Write rollouts with their token rewards every so many steps; 0 never."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "checkpoint", "every")
-        at_least(0, self, "checkpoint", "keep", "rollouts_every")
+        at_least(0, self, "checkpoint", "keep", "best", "rollouts_every")
+        named = re.fullmatch(r"-?[a-z]+/[^/\s]+", self.metric) is not None
+        require(named, f"checkpoint.metric: expected a metric such as 'eval/accuracy', got '{self.metric}'.")
+        require(
+            not self.remote or "://" in self.remote,
+            f"checkpoint.remote: expected a URL such as 's3://bucket/runs', got '{self.remote}'.",
+        )
+        if self.keep == 0:
+            unread(self, "checkpoint", "best", cause="with checkpoint.keep = 0, which keeps all")
+        if self.best == 0:
+            unread(self, "checkpoint", "metric", cause="with checkpoint.best = 0")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from credo.config.checks import above_zero, at_least, require, unread
-from credo.config.running import ArchitectureConfig, ModelConfig, RunConfig, TrainingConfig
+from credo.config.launch import LaunchConfig
+from credo.config.running import ArchitectureConfig, CheckpointConfig, ModelConfig, RunConfig, TrainingConfig
 from credo.config.sampling import Template
 
 
@@ -14,9 +16,18 @@ class DemonstrationConfig:
     """Demonstrations for SFT, and how fast they are learnt."""
 
     sources: tuple[str, ...]
-    """.jsonl files of prompt and response (or messages), or `trace:FAMILY?..` for worked traces made by credo."""
+    """.jsonl and .parquet files of prompt and response, of messages or of conversations, whose turns of the assistant
+    are all learnt; or `trace:FAMILY?..` for worked traces made by credo."""
+    held_out: tuple[str, ...] = ()
+    """Demonstrations to measure the loss on, in the same forms; those with the same prompt are left out of training."""
+    held_out_share: float = 0.0
+    """Or this share of the prompts in `sources`, drawn by the seed of the run."""
+    evaluate_every: int = 0
+    """Measure the held-out loss after every so many steps; 0 only before and after."""
+    epochs: float = 0.0
+    """Times that every demonstration is shown, in place of `run.steps`."""
     batch: int = 96
-    """Demonstrations in one optimiser step."""
+    """Demonstrations in one optimiser step, whatever the number of ranks and micro-batches."""
     lr: float = 1e-5
     """Peak learning rate."""
     lr_warmup: float = 0.1
@@ -26,7 +37,10 @@ class DemonstrationConfig:
     max_grad_norm: float = 1.0
     """Global gradient norm is clipped to this."""
     max_tokens: int = 2048
-    """Longer demonstrations are refused."""
+    """Tokens of the longest demonstration, prompts and responses together."""
+    too_long: Literal["refuse", "drop", "truncate"] = "refuse"
+    """What becomes of a longer one. truncate keeps its beginning, and drops it where that holds nothing to learn; both
+    are counted."""
     max_bad_share: float = 0.0
     """Share of unreadable rows that is skipped and counted; 0 refuses the first one."""
     template: Template = "auto"
@@ -39,29 +53,94 @@ class DemonstrationConfig:
     def __post_init__(self) -> None:
         require(len(self.sources) > 0, "sft.sources: no source given; name a file or a `trace:` family.")
         above_zero(self, "sft", "lr", "max_grad_norm")
-        for name in ("lr_warmup", "max_bad_share"):
+        for name in ("lr_warmup", "max_bad_share", "held_out_share"):
             require(0 <= getattr(self, name) < 1, f"sft.{name}: expected 0 to below 1, got {getattr(self, name)}.")
-        at_least(0, self, "sft", "weight_decay")
+        at_least(0, self, "sft", "weight_decay", "evaluate_every", "epochs")
         at_least(1, self, "sft", "batch")
         at_least(2, self, "sft", "max_tokens")
         if self.template == "plain":
             unread(self, "sft", "system", cause="with sft.template = 'plain'")
+        if self.held_out:
+            unread(self, "sft", "held_out_share", cause="with sft.held_out")
+        if not self.holds_out:
+            unread(self, "sft", "evaluate_every", cause="without sft.held_out or sft.held_out_share")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a loss is measured that is not learnt from."""
+        return bool(self.held_out) or self.held_out_share > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftRunConfig(RunConfig):
+    """The run as a whole."""
+
+    steps: int = 0
+    """Optimiser steps; 0 leaves it to `sft.epochs`."""
+
+    least_steps = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftCheckpointConfig(CheckpointConfig):
+    """What is kept on disk, to go on from. `policy/` in a checkpoint is the model so far."""
+
+    every: int = 500
+    """Save after every so many steps (and always at the end and when stopped)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftConfig:
-    """Everything `credo sft` reads."""
+    """Everything about a run of `credo sft`."""
 
-    run: RunConfig
+    run: SftRunConfig
     sft: DemonstrationConfig
     model: ModelConfig | None = None
     architecture: ArchitectureConfig | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: SftCheckpointConfig = field(default_factory=SftCheckpointConfig)
 
     def __post_init__(self) -> None:
         require(
             (self.model is None) != (self.architecture is None),
             "model, architecture: give one of the two: [model] to tune an existing model, [architecture] to build one.",
         )
-        unread(self.run, "run", "trackers", cause="in `credo sft`")
+        require(
+            (self.run.steps > 0) != (self.sft.epochs > 0),
+            f"run.steps, sft.epochs: give one of the two above 0, got {self.run.steps} and {self.sft.epochs}.",
+        )
         unread(self.training, "training", "max_nonfinite_steps", cause="in `credo sft`, which stops at the first one")
+        unread(self.checkpoint, "checkpoint", "rollouts_every", cause="in `credo sft`, which samples none")
+        if self.checkpoint.best > 0:
+            self._check_best()
+
+    def _check_best(self) -> None:
+        metric, every = self.checkpoint.metric.removeprefix("-"), self.sft.evaluate_every
+        require(
+            metric.startswith("sft/"),
+            f"checkpoint.metric: `credo sft` writes no {metric}; choose '-sft/held_out_loss' or another of its own.",
+        )
+        require(
+            metric != "sft/held_out_loss" or (every > 0 and self.checkpoint.every % every == 0),
+            "checkpoint.best: no checkpoint would know its held-out loss; hold demonstrations out, and let "
+            "checkpoint.every be a multiple of sft.evaluate_every.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftRecipe(SftConfig):
+    """What a recipe of `credo sft` may say: a run's configuration, and where it runs."""
+
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.launch.kind != "ray",
+            "launch.kind: `credo sft` runs in one process or in those of torchrun, not on 'ray'.",
+        )
+
+    @property
+    def config(self) -> SftConfig:
+        """The configuration alone."""
+        return SftConfig(**{section.name: getattr(self, section.name) for section in fields(SftConfig)})

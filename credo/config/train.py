@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import lcm
 from typing import Any
 
 from credo.config.checks import require, unread
@@ -63,6 +64,11 @@ class TrainConfig:
             "is 1, so every group would be dropped.",
         )
         require(
+            not self.rollout.ahead or self.policy.importance_cap > 0,
+            "rollout.ahead: responses are then one update older than the policy that learns from them; set "
+            "policy.importance_cap above 0 (2 is usual) to correct for it.",
+        )
+        require(
             self.advantage.estimator != "gae" or self.advantage.outcome_coef > 0,
             "advantage.outcome_coef: the critic of estimator 'gae' predicts the outcome; set it above 0.",
         )
@@ -74,6 +80,8 @@ class TrainConfig:
             self.critic.warmup_steps < self.run.steps,
             f"critic.warmup_steps: {self.critic.warmup_steps} leaves the policy none of the {self.run.steps} steps.",
         )
+        if self.checkpoint.best > 0 and self.checkpoint.metric.removeprefix("-").startswith("eval/"):
+            self._check_best()
         if all(source.startswith("gym:") for source in self.data.train + self.evaluation.sources):
             unread(self.data, "data", "kind", cause="on `gym:` problems, which judge themselves")
 
@@ -164,6 +172,15 @@ class TrainConfig:
         require(
             self.rollout.engine == "torch",
             "rollout.engine: 'vllm' is not told of adapters yet; with lora.rank above 0 leave it at 'torch'.",
+        )
+
+    def _check_best(self) -> None:
+        every = self.evaluation.every or self.run.steps
+        require(
+            len(self.evaluation.sources) > 0 and lcm(every, self.checkpoint.every) < self.run.steps,
+            f"checkpoint.best: no checkpoint before the last would know its {self.checkpoint.metric}; set "
+            "evaluation.sources, and evaluation.every to a step at which there is a checkpoint, or choose another "
+            "checkpoint.metric.",
         )
 
     @property

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from learners import OPTIMIZERS
 from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
 
 from credo.checkpoint import read
@@ -164,7 +165,7 @@ def test_a_damaged_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (newest / "policy" / "model.safetensors").read_bytes() == whole
 
     for folder in (run / "checkpoints").iterdir():
-        flip(folder / "optimizers.pt")
+        flip(folder / OPTIMIZERS)
     sentence = refusal(["train", recipe], capsys)
     assert "step-000004, step-000002" in sentence
     assert untimed(lines(run / "metrics.jsonl")) == before

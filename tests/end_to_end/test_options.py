@@ -144,6 +144,9 @@ ELSEWHERE = {
     "rollout.concurrent": "rollout/test_torch_engine.py",
     "rollout.engine": "rollout/test_vllm_engine.py",
     "rollout.probe_threshold": "rollout/test_vllm_engine.py",
+    "rollout.servers": "rollout/test_vllm_server.py",
+    "rollout.max_lag": "rollout/test_vllm_server.py",
+    "rollout.ahead": "test_ahead.py",
     "rollout.cache_gb": "test_assemble.py",
     "rollout.packed": "rollout/test_packed.py",
     "verify.need_units": "verify/test_answers.py",
@@ -167,6 +170,10 @@ ELSEWHERE = {
     "evaluation.limit": "test_assemble.py",
     "checkpoint.every": "test_train.py",
     "checkpoint.keep": "test_checkpoint.py",
+    "checkpoint.best": "checkpoint/test_saver.py",
+    "checkpoint.metric": "checkpoint/test_retention.py",
+    "checkpoint.asynchronous": "checkpoint/test_saver.py",
+    "checkpoint.remote": "checkpoint/test_remote.py",
     "checkpoint.rollouts_every": "test_journal.py",
 }
 """Options that have no number of a step to change, with the test of what they do."""
@@ -232,7 +239,7 @@ def learn(folder: Path, options: Changes, steps: int = 2) -> list[float | None]:
     numbers: list[float | None] = []
     try:
         for done in range(steps):
-            metrics = prime_step(parts, groups, config, done, World()).metrics
+            metrics = prime_step(parts, groups, config, done).metrics
             numbers += [value if math.isfinite(value) else None for _, value in sorted(metrics.items())]
     finally:
         parts.verifier.close()
@@ -314,7 +321,7 @@ def test_evaluation_samples_at_its_own_temperature(tmp_path):
         )
         with (
             RunFolder(tmp_path / "runs" / config.run.name) as folder,
-            closing(Journal(config, folder, "auto")) as journal,
+            closing(Journal(config, folder, "auto", World())) as journal,
         ):
             journal.evaluate(0, parts)
             scores.append(folder.read_lines("evaluation.jsonl")[0]["scores"])

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from learners import OPTIMIZERS
+from safetensors.torch import load_file
 from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
 
 from credo.checkpoint import newest_whole
@@ -95,28 +97,16 @@ def remembered(run: Path) -> tuple[Any, ...]:
     state = json.loads((last / "state.json").read_text())
     manifest = json.loads((last / "manifest.json").read_text())
     manifest.pop("state.json")  # it holds the run's folder
-    pickled = {name: plain(torch.load(last / name, weights_only=True)) for name in manifest if name.endswith(".pt")}
-    pickled["optimizers.pt"].pop("random")  # torch's own generator, from which no run draws
+    manifest.pop(OPTIMIZERS)  # the same tensors can be written in other bytes
+    learnt = {name: tensor.tolist() for name, tensor in load_file(last / OPTIMIZERS).items()}
+    learnt.pop("random")  # torch's own generator, from which no run draws
     return (
         untimed(lines(run / "metrics.jsonl")),
         lines(run / "evaluation.jsonl") if (run / "evaluation.jsonl").exists() else [],
         [lines(path) for path in sorted((run / "rollouts").iterdir())],
-        manifest | pickled,  # the same tensors can be pickled in other bytes
+        manifest | learnt,
         {name: state[name] for name in state.keys() - {"config"}},
     )
-
-
-def plain(value: Any) -> Any:
-    """What was pickled, as something that ``==`` compares."""
-    match value:
-        case torch.Tensor():
-            return value.tolist()
-        case dict():
-            return {key: plain(own) for key, own in value.items()}
-        case list() | tuple():
-            return [plain(own) for own in value]
-        case _:
-            return value
 
 
 def test_a_run_killed_three_times_is_the_run_that_was_not(tmp_path: Path, undisturbed: Path):
@@ -227,9 +217,31 @@ def test_whatever_a_run_remembers_outlives_a_kill_and_a_stop(tmp_path: Path, nam
     assert any(row["filter/passed_over"] for row in rows), "the memory has a say"
     assert any(row.get("prm/prefix_stretches") for row in rows)
     assert "prm-average/model.safetensors" in manifest
-    assert ("critic.pt" in manifest) == (name == "gae")
+    assert any(key.startswith("critic-weights/") for key in manifest) == (name == "gae")
     if name == "gae":
         assert any(0 < row.get("prm/gate", 0) < 1 for row in rows)
         assert len(state["gate"]["accuracies"]) == 5
     else:
         assert any(row["filter/reused"] for row in rows), "a surplus with greedy responses is carried"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_run_that_lost_its_disk_goes_on_from_the_copy(tmp_path: Path, asynchronous: bool):
+    options = {"checkpoint__remote": f"file://{tmp_path}/away", "checkpoint__asynchronous": asynchronous}
+    options |= {"run__steps": 8, "checkpoint__best": 1, "checkpoint__metric": "-prm/loss"}
+    whole, lost = (tmp_path / name for name in ("whole", "lost"))
+    main(["train", str(tiny_recipe(whole, **options, run__name="whole"))])
+    path, run = tiny_recipe(lost, **options), lost / "runs" / "run"
+    main(["train", str(path), "--run.steps", "5"])
+    shutil.rmtree(run)
+    main(["train", str(path)])
+    rows, expected = (untimed(lines(folder / "metrics.jsonl")) for folder in (run, whole / "runs" / "whole"))
+    assert rows == expected
+    last, other = (folder / "checkpoints" / "step-000008" for folder in (run, whole / "runs" / "whole"))
+    for role in ("policy", "prm"):
+        assert (last / role / "model.safetensors").read_bytes() == (other / role / "model.safetensors").read_bytes()
+    kept, copied = (
+        sorted(path.name for path in (tmp_path / "away" / name / "checkpoints").iterdir()) for name in ("run", "whole")
+    )
+    best = min((row for row in rows if row["step"] in (2, 4, 6)), key=lambda row: row["prm/loss"])["step"]
+    assert kept == copied == sorted({f"step-{step:06d}" for step in (best, 6, 8)})

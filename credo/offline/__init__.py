@@ -1,0 +1,1 @@
+"""Implicit PRMs without reinforcement learning: trained on labelled responses, scored with, measured."""
