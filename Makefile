@@ -1,8 +1,8 @@
 # make demo   install, then train a small model with PRIME on the CPU and show that it got better
 # make test   install, then run the tests
-# make test-slow  those that take over a minute: a real language model, a Ray cluster
+# make test-slow  those that take over a minute: a real language model, a Ray cluster, faults on purpose
 # make test-vllm  the tests of the vLLM engine on the CPU, in an environment of its own
-# make check  format, lint, types, then make test; CI runs this, then make test-slow
+# make check  what CI runs: format, lint, types, then make test
 # make bench  measure this machine and, beside it, credo and its rivals (about an hour); benchmarks/results keeps it
 # Each installs what it needs into .venv, and again only when pyproject.toml has changed.
 
