@@ -5,6 +5,9 @@ are there. Workers of a cluster start in the folder in which the command was giv
 to be on storage that all machines see, as the run's folder has.
 """
 
+# Ray is an extra, whose names no type checker knows where it is not installed:
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import logging
