@@ -228,3 +228,19 @@ def test_responses_end_at_stop_strings_in_evaluation_too(tmp_path: Path):
 def test_a_fresh_run_starts_at_step_0(tmp_path: Path):
     with opened(tiny_config(tmp_path)) as (journal, parts):
         assert journal.restore(parts) == 0
+
+
+def test_the_best_checkpoint_by_the_metric_stays_beside_the_newest(tmp_path: Path):
+    config = tiny_config(
+        tmp_path,
+        run__steps=5,
+        checkpoint__every=1,
+        checkpoint__keep=1,
+        checkpoint__best=1,
+        checkpoint__metric="-prm/eos_log_ratio",
+    )
+    folder = train(config)
+    values = {row["step"]: row["prm/eos_log_ratio"] for row in lines(folder / "metrics.jsonl")}
+    best = min(values, key=values.__getitem__)
+    assert best < 5, "or the newest would be all there is"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {f"step-{best:06d}", "step-000005"}

@@ -209,7 +209,7 @@ def test_ranks_told_to_stop_while_they_sample_save_in_time_and_go_on(tmp_path: P
         run_ranks(2, trained, recipe)
     assert_same(run_of(path), run_of(undisturbed), step=4)
     rows = lines(run_of(undisturbed) / "metrics.jsonl")
-    assert sum(row["time/sample"] for row in rows) > 0.8 * sum(row["time/step"] for row in rows)
+    assert sum(row["time/sample"] for row in rows) > 0.5 * sum(row["time/step"] for row in rows)
 
 
 def poisoned(world: World, path: Path) -> tuple[list[float], list[bool], list[dict[str, Any]]]:

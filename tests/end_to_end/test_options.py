@@ -171,7 +171,7 @@ ELSEWHERE = {
     "checkpoint.every": "test_train.py",
     "checkpoint.keep": "test_checkpoint.py",
     "checkpoint.best": "checkpoint/test_saver.py",
-    "checkpoint.metric": "checkpoint/test_retention.py",
+    "checkpoint.metric": "test_journal.py",
     "checkpoint.asynchronous": "checkpoint/test_saver.py",
     "checkpoint.remote": "checkpoint/test_remote.py",
     "checkpoint.rollouts_every": "test_journal.py",
