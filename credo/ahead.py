@@ -7,7 +7,6 @@ goes on exactly.
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,8 +96,7 @@ class AheadCollector:
             except BaseException as error:
                 self._error = error
 
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(target=lambda: context.run(work), name="sampling ahead", daemon=True)
+        self._thread = threading.Thread(target=work, name="sampling ahead", daemon=True)
         self._thread.start()
 
 

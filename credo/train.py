@@ -93,12 +93,7 @@ def prime_step(parts: Parts, groups: tuple[Group, ...], config: TrainConfig, don
     rules = heard(parts, batch, scores)
     log_ratios = parts.control(scores.log_ratios, batch.mask, policy.version)
     returns = prime_returns(
-        log_ratios,
-        batch.outcomes,
-        batch.mask,
-        batch.group_ids,
-        rules=rules,
-        evidence=scores.evidence,
+        log_ratios, batch.outcomes, batch.mask, batch.group_ids, rules=rules, evidence=scores.evidence
     )
     advantages = whiten_returns(returns, batch.mask, batch.group_ids, rules)
     metrics |= observe(parts, batch, groups, scores, returns, advantages, config, done + 1)

@@ -7,6 +7,7 @@ alone. Dropout is always off. This module knows nothing of rewards or optimisers
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -168,7 +169,7 @@ def response_logprobs(
     below: Below | None = None,
 ) -> Float[Tensor, "B S"]:
     """Log-prob of every response token in fp32, 0 off the mask; ``below`` spares the lower layers."""
-    return _response_logprobs(model, tokens, attention, mask, temperature, compute, below, with_entropy=False)[0]
+    return _pass_of(model)(tokens, attention, mask, temperature, compute, below, with_entropy=False)[0]
 
 
 def response_logprobs_and_entropies(
@@ -181,23 +182,12 @@ def response_logprobs_and_entropies(
     compute: Compute = "fp32",
 ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
     """:func:`response_logprobs`, and the entropy of what each response token was drawn from, of one forward pass."""
-    return _response_logprobs(model, tokens, attention, mask, temperature, compute, None, with_entropy=True)
+    return _pass_of(model)(tokens, attention, mask, temperature, compute, None, with_entropy=True)
 
 
-def _response_logprobs(
-    model: PreTrainedModel,
-    tokens: Tensor,
-    attention: Tensor,
-    mask: Tensor,
-    temperature: float,
-    compute: Compute,
-    below: Below | None,
-    *,
-    with_entropy: bool,
-) -> tuple[Tensor, Tensor]:
-    """The one forward pass, of a model that may be spread over ranks."""
-    forward = getattr(model, FORWARD, None) or partial(_forward, model)
-    return forward(tokens, attention, mask, temperature, compute, below, with_entropy=with_entropy)
+def _pass_of(model: PreTrainedModel) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The one forward pass, :func:`_forward`, of a model that may be spread over ranks."""
+    return getattr(model, FORWARD, None) or partial(_forward, model)
 
 
 def _forward(
