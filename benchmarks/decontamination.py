@@ -28,7 +28,7 @@ def spaced(text: str, draw: random.Random) -> str:
     """Other white space, and LaTeX spaces within formulas."""
     parts = text.split("$")
     parts[1::2] = [
-        re.sub(r"(?<=[0-9a-zA-Z}]) ?([+=<>-]) ?(?=[0-9a-zA-Z\\\\])", r"\\\\, \1\\\\; ", part) for part in parts[1::2]
+        re.sub(r"(?<=[0-9a-zA-Z}]) ?([+=<>-]) ?(?=[0-9a-zA-Z\\])", r"\\, \1\\; ", part) for part in parts[1::2]
     ]
     return re.sub(r" ", lambda _: draw.choice([" ", "  ", "\n", "\t"]), "$".join(parts))
 

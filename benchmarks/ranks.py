@@ -106,7 +106,7 @@ def command(way: str) -> list[str]:
     """What starts Python once, or twice."""
     if way == WAYS[0]:
         return [sys.executable]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def run(words: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,7 +16,7 @@ from credo.ahead import AheadCollector, SettledEngine
 from credo.algo.controls import noise, shuffled
 from credo.algo.credit import CreditRules
 from credo.collect import Collector
-from credo.config import DataConfig, RolloutConfig, SandboxConfig, TrainConfig, VerifyConfig
+from credo.config import RolloutConfig, SandboxConfig, Template, TrainConfig, VerifyConfig
 from credo.console import Console
 from credo.data.admission import short_enough, training_problems
 from credo.data.memory import SolveRates
@@ -46,9 +46,6 @@ from credo.verify.router import verifier_for
 from credo.verify.sandbox import sandbox_level
 from credo.verify.strictness import Strictness
 from credo.verify.verifier import Verifier
-
-if TYPE_CHECKING:
-    pass
 
 Encode = Callable[[Problem], tuple[int, ...]]
 Decode = Callable[[Sequence[int]], str]
@@ -111,7 +108,8 @@ def _assembled(
 ) -> Parts:
     """The models, and what is made of them."""
     start = load_model(config.model.path, device="cpu" if world.sharded else world.device)
-    encode, decode = encoder(start, config.data), decoder(start)
+    asked, decode = config.data, decoder(start)
+    encode = encoder(start, template=asked.template, system=asked.system, suffix=asked.suffix)
     train = short_enough(train, encode, config.data, console)
     held_out = short_enough(held_out, encode, config.data, console) if held_out else []
     marked = fingerprint(start)
@@ -212,15 +210,9 @@ def sampling_params(options: RolloutConfig) -> SamplingParams:
     )
 
 
-def encoder(start: CausalModel, config: DataConfig) -> Encode:
-    """Problem to prompt tokens, through the template of ``config``."""
-
-    def encode(problem: Problem) -> tuple[int, ...]:
-        return render(
-            problem.prompt, start.tokenizer, template=config.template, system=config.system, suffix=config.suffix
-        )
-
-    return encode
+def encoder(start: CausalModel, *, template: Template, system: str, suffix: str) -> Encode:
+    """Problem to prompt tokens, with these words around it."""
+    return lambda problem: render(problem.prompt, start.tokenizer, template=template, system=system, suffix=suffix)
 
 
 def decoder(start: CausalModel) -> Decode:

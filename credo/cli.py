@@ -83,7 +83,7 @@ def _recipe(command: Command, name: str, words: list[str]) -> Any:
         sys.exit(0)
     first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
     if first == 0:
-        raise ValueError("Name a recipe, e.g. credo train recipes/demo.toml; --help lists the options.")
+        raise ValueError(f"Name a recipe: credo {name} RECIPE.toml; --help lists the options.")
     return read_recipe(tree, [Path(word) for word in words[:first]], words[first:])
 
 

@@ -77,7 +77,7 @@ def _place(options: LaunchConfig) -> Literal["local", "torchrun", "ray"]:
     if options.kind == "torchrun" and not started:
         raise ValueError(
             "launch.kind = 'torchrun', but torchrun did not start this process; type "
-            "`torchrun --nproc-per-node 2 -m credo.cli` in place of `credo` for two ranks on this machine."
+            "`torchrun --standalone --nproc-per-node 2 -m credo.cli` in place of `credo` for two ranks on this machine."
         )
     if options.kind != "torchrun" and ranks > 1:
         raise ValueError(

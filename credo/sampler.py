@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from credo.assemble import Decode, Encode, build_verifier, decoder
+from credo.assemble import Decode, Encode, build_verifier, decoder, encoder
 from credo.config import RolloutConfig, SandboxConfig, VerifyConfig
 from credo.console import Console
-from credo.data.prompts import render
 from credo.dist.device import choose_device, set_threads
 from credo.models.causal import CausalModel, Compute, load_model, response_logprobs
 from credo.models.precision import choose_compute
@@ -68,7 +67,7 @@ class Sampler:
 def open_sampler(options: DrawOptions, problems: Iterable[Problem], console: Console) -> Sampler:
     """Loads the model. ``problems`` are all that it will be asked. Raises ValueError for what the user can mend."""
     start = open_model(options)
-    encode = encode_with(start, options, system=options.system, suffix=options.suffix)
+    encode = encoder(start, template=options.template, system=options.system, suffix=options.suffix)
     lengths = (len(encode(problem)) + options.max_tokens for problem in problems)
     return Sampler(
         engine=open_engine(start, options, lengths, console),
@@ -104,13 +103,6 @@ def open_verifier(options: JudgeOptions, kinds: Collection[str], *, partial: boo
     """Who judges responses to problems of these kinds; ``partial`` credits programs that pass some of their tests."""
     verify = VerifyConfig(kind=options.verify, extract=options.extract, pattern=options.pattern)
     return build_verifier(verify, SandboxConfig(url=options.sandbox_url, partial=partial), kinds)
-
-
-def encode_with(start: CausalModel, options: SamplerOptions, *, system: str, suffix: str) -> Encode:
-    """Problem to prompt tokens, with these words around it."""
-    return lambda problem: render(
-        problem.prompt, start.tokenizer, template=options.template, system=system, suffix=suffix
-    )
 
 
 def compute_of(options: ComputeOptions, console: Console) -> Compute:

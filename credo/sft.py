@@ -9,7 +9,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from credo.console import Console, duration
 from credo.data.batching import collate_demonstrations
 from credo.data.demonstration_tokens import Pieces, encode, fingerprint, learnt_tokens, length
 from credo.data.demonstrations import Demonstration, load_demonstrations, split_off, without
+from credo.data.epochs import batches
 from credo.dist.device import choose_device, set_threads
 from credo.dist.world import World
 from credo.interruption import Interruption
@@ -178,7 +179,7 @@ class _Training:
         step = journal.restore(self.learner, learnt_from)
         if step == 0 and self.held_out:
             journal.logger.log(0, {"sft/held_out_loss": self._held_out_loss(0)})
-        order = batches(len(self.rows), settings.batch, self.steps, self.config.run.seed)
+        order = batches(self._shuffled, settings.batch, self.steps)
         for chosen in islice(order, step, None):
             metrics = self._step(step, [self.rows[row] for row in chosen])
             step += 1
@@ -192,6 +193,12 @@ class _Training:
                 self.console.say(f"Stopped after step {step}; go on with the same command.")
                 return
         journal.publish(step, target)
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        """The numbers of all rows in the order of this epoch."""
+        order = list(range(len(self.rows)))
+        random.Random(f"{self.config.run.seed}:{epoch}").shuffle(order)
+        return order
 
     def _step(self, done: int, rows: Sequence[Pieces]) -> dict[str, float]:
         """Collective. One optimiser step on ``rows``; its metrics."""
@@ -255,19 +262,6 @@ class _Progress:
             left = duration((self.steps - step) * self.seconds / self.made)
             speed = self.tokens / self.seconds
             self.console.say(f"step {step}/{self.steps}  loss {result.loss:.4f}  {speed:,.0f} tokens/s  {left} left")
-
-
-def batches(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """``steps`` batches of ``count`` rows, shuffled anew each epoch; a batch may span two epochs."""
-    order: list[int] = []
-    epoch = 0
-    for _ in range(steps):
-        while len(order) < size:
-            fresh = list(range(count))
-            random.Random(f"{seed}:{epoch}").shuffle(fresh)
-            order, epoch = order + fresh, epoch + 1
-        yield order[:size]
-        order = order[size:]
 
 
 def _start(config: SftConfig, world: World) -> CausalModel:

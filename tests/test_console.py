@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from credo import console
-from credo.console import Console, duration
+from credo.console import Console, duration, first_line
 
 
 def test_lines_go_to_the_terminal_and_with_the_time_to_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -104,3 +104,8 @@ def _read(terminal: int) -> bytes:
 )
 def test_durations(seconds: float, said: str):
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(("said", "first"), [("one\ntwo", "one"), ("\n one. ", "one."), ("", "ValueError")])
+def test_an_error_is_told_in_a_line_even_if_it_says_nothing(said: str, first: str):
+    assert first_line(ValueError(said)) == first

@@ -61,7 +61,7 @@ def test_a_world_of_one_cannot_be_sharded(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_torchrun_has_to_have_started_the_process(tmp_path: Path):
-    assert "torchrun --nproc-per-node" in refusal(tmp_path, kind="torchrun")
+    assert "torchrun --standalone --nproc-per-node" in refusal(tmp_path, kind="torchrun")
 
 
 @pytest.mark.parametrize("kind", ["local", "ray"])
@@ -110,7 +110,7 @@ def test_a_warm_up_that_nobody_started_runs_here(tmp_path: Path):
     [
         ({"sharding": "full"}, r"launch\.sharding"),
         ({"timeout": 60.0}, r"launch\.timeout"),
-        ({"kind": "torchrun"}, "torchrun --nproc-per-node"),
+        ({"kind": "torchrun"}, "torchrun --standalone --nproc-per-node"),
     ],
 )
 def test_a_warm_up_refuses_places_where_it_is_not(tmp_path: Path, options: dict[str, Any], named: str):

@@ -20,6 +20,7 @@ from credo.recipe import read_recipe, toml_value
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 from credo.types import Group, Problem, Verdict
+from credo.verify_resume import TIMED
 
 LETTERS = "abcd"
 PAIRS = [(f"{first}{second}=", first) for first in LETTERS for second in LETTERS]
@@ -125,7 +126,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def untimed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl without what differs between two runs that are the same."""
-    return [{key: row[key] for key in row if not key.startswith(("time/", "perf/", "mem/"))} for row in rows]
+    return [{key: row[key] for key in row if not key.startswith(TIMED)} for row in rows]
 
 
 def _toml(values: Mapping[str, Mapping[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from credo.checkpoint.background import Background
 from credo.checkpoint.folder import MANIFEST, name_of, read, step_of, steps_in
 from credo.checkpoint.retention import retained
+from credo.console import first_line
 
 RECORDS = ("*.jsonl", "*.toml")
 """Files beside the checkpoints without which the run could not go on as itself."""
@@ -135,4 +136,4 @@ class Remote:
 
 
 def _said(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return first_line(error).rstrip(".")

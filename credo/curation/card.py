@@ -84,7 +84,7 @@ def survey(entries: Iterable[Entry | Refusal], count_tokens: Callable[[str], int
             found.refused += 1
             found.first_refusal = found.first_refusal or f"{entry.source}:{entry.line}: {entry.reason}"
             continue
-        found.kinds["demonstration" if entry.response is not None else entry.problem.kind] += 1
+        found.kinds[entry.kind] += 1
         found.sources[entry.origin] += 1
         found.answers[answer_type(entry.problem)] += 1
         found.repeated_prompts += _seen(exact_key(entry.text), prompts)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from credo.console import Console
+from credo.console import Console, first_line
 from credo.curation.card import card_of, example_of, markdown, page, survey
 from credo.curation.contamination import BenchmarkIndex, Prompt
 from credo.curation.duplicates import Duplicates
@@ -20,6 +20,7 @@ from credo.data.problems import asked
 from credo.data.rows import prompt_of, row_id
 from credo.data.sources import as_object, expand, file_rows
 from credo.evaluation.benchmarks import load_benchmark
+from credo.options.shared import check_folder_of
 from credo.types import Kind
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def card(options: CardOptions) -> None:
     target = options.output or options.file.with_suffix(".card.md")
     if target.suffix != ".md":
         raise ValueError(f"--output {target} has to end in .md; the page beside it ends in .html.")
-    origins = list(expand([str(options.file)]).values())
+    check_folder_of(target)
+    origins = expand([str(options.file)]).values()
     count_tokens = _counter(options.model) if options.model else None
     sources = [str(options.file)]
     found = survey(read_entries(sources, kind=options.kind), count_tokens)
@@ -113,8 +115,9 @@ def card(options: CardOptions) -> None:
     entries = enumerate(read_entries(sources, kind=options.kind)) if chosen else ()
     examples = [example_of(entry) for place, entry in entries if place in chosen and isinstance(entry, Entry)]
     files = [origin for origin in origins if isinstance(origin, Path)]
-    size = sum(path.stat().st_size for path in files)
-    facts = [("file", options.file.name), ("sha256", sha256_of(files)), ("bytes", f"{size:,}")]
+    facts = [("file", options.file.name)]
+    if files:
+        facts += [("sha256", sha256_of(files)), ("bytes", f"{sum(path.stat().st_size for path in files):,}")]
     facts += [("tokens by", options.model)] if options.model else []
     shown = card_of(found, title=f"Data card of {options.file.name}", facts=facts, examples=examples)
     target.write_text(markdown(shown), encoding="utf-8")
@@ -168,6 +171,6 @@ def _counter(model: str) -> Callable[[str], int]:
     location, options = resolve_path(model, "--model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"No tokenizer could be loaded from '{model}': {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file fails in whatever way its reader fails
+        raise ValueError(f"No tokenizer could be loaded from '{model}': {first_line(error)}") from error
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -19,6 +19,7 @@ from credo.data.rows import (
     other_columns,
     problem_of,
     row_id,
+    with_messages,
 )
 from credo.data.sources import GeneratedSource, as_object, expand, file_rows
 from credo.types import Kind, Message, Problem
@@ -45,6 +46,11 @@ class Entry:
     def text(self) -> str:
         """What the user asks."""
         return asked(self.problem.prompt)
+
+    @property
+    def kind(self) -> str:
+        """What judges its answers; ``demonstration`` where nothing does."""
+        return self.problem.kind if self.response is None else "demonstration"
 
     @property
     def origin(self) -> str:
@@ -121,9 +127,9 @@ def _demonstrates(row: Mapping[str, Any]) -> bool:
         return False
     if row.get("response") is not None or row.get("completion") is not None:
         return True
-    turns = row.get("messages") or row.get("conversations")
-    last = turns[-1] if isinstance(turns, list) else None
-    return isinstance(last, dict) and (last.get("role") or last.get("from")) in ("assistant", "gpt")
+    turns = with_messages(row).get("messages")
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
 
 
 def _demonstration(row: Mapping[str, Any], *, default_id: str, source: str) -> tuple[Problem, str]:

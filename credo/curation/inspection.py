@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from credo.data.generated import gym_problem, gym_rows
 from credo.data.rows import answer_of, problem_of, prompt_of
-from credo.data.sources import GeneratedSource, as_object, expand, file_rows
+from credo.data.sources import QUARANTINE, GeneratedSource, as_object, expand, file_rows
 from credo.types import Kind, Problem, Verdict
 from credo.verify.verifier import Verifier
 
 if TYPE_CHECKING:
     from credo.options.curation import InspectOptions
 
-QUARANTINE = ".quarantine.jsonl"
 _REFERENCES = ("reference_solutions", "reference_solution", "canonical_solution", "solutions", "solution", "code")
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|mathbf|[,;:! ()\[\]])|[\s${}]|\\boxed")
 _SHOWN = 10

@@ -124,7 +124,7 @@ def run_pass(
                 kept.write(written(entry))
                 tally.kept += 1
                 tally.by_source[entry.origin] += 1
-                tally.by_kind["demonstration" if entry.response is not None else entry.problem.kind] += 1
+                tally.by_kind[entry.kind] += 1
         if tally.kept == 0:
             raise ValueError(f"None of the {tally.rows:,} rows is left, so nothing is written. {_first_reason(tally)}")
     return tally

@@ -1,4 +1,4 @@
-"""What an epoch over labelled responses consists of: single responses or pairs, in a random order. Pure functions.
+"""What an epoch consists of, and epochs cut into batches; of labelled responses single ones or pairs. Pure functions.
 
 They know outcomes, problems and sources as numbers; texts and tokens are not known here.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import product
-from typing import Literal
+from typing import Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,8 +17,7 @@ Balance = Literal["none", "class", "dataset", "instruction"]
 Pairing = Literal["matched", "all"]
 Unit = tuple[int, ...]
 """Rows that stay together: one, or a better one and a worse one."""
-EpochOf = Callable[[int], list[Unit]]
-"""The units of the epoch of this number, shuffled."""
+Shown = TypeVar("Shown")
 
 
 def balanced(outcomes: Float[Tensor, " N"], strata: Sequence[Hashable], draw: random.Random) -> list[int]:
@@ -61,9 +60,9 @@ def partners(problems: Sequence[Hashable], draw: random.Random) -> list[int]:
     return found
 
 
-def batches(epoch: EpochOf, size: int, steps: int) -> Iterator[list[Unit]]:
-    """``steps`` batches of ``size`` units from shuffled epochs; a batch may span two of them."""
-    waiting: list[Unit] = []
+def batches(epoch: Callable[[int], list[Shown]], size: int, steps: int) -> Iterator[list[Shown]]:
+    """``steps`` batches of ``size``; ``epoch`` makes the epoch of a number, shuffled. A batch may span several."""
+    waiting: list[Shown] = []
     number = 0
     for _ in range(steps):
         while len(waiting) < size:

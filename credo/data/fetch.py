@@ -8,8 +8,11 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from credo.console import first_line
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a download is given up."""
@@ -71,9 +74,9 @@ def from_hub(name: str, place: str) -> list[Path]:
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=pattern))
     except Exception as error:  # whatever the network, the hub or its cache say
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{name} could not be had from the hub's {repository} ({first}); give --data-folder with its file."
+            f"{name} could not be had from the hub's {repository} ({first_line(error)}); give --data-folder "
+            "with its file."
         ) from error
     files = sorted(folder.glob(pattern))
     if not files:
@@ -111,6 +114,6 @@ def _download(address: str, target: Path) -> None:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as reply, target.open("wb") as file:
             while chunk := reply.read(_CHUNK):
                 file.write(chunk)
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (urllib.error.URLError, TimeoutError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(f"{address} could not be fetched ({reason}); check the address and the network.") from error

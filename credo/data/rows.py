@@ -46,7 +46,7 @@ def problem_of(row: Row, *, default_id: str, default_kind: Kind, source: str) ->
 
 def prompt_of(row: Row) -> str | tuple[Message, ...]:
     """The prompt of a row, as text or as messages."""
-    key, value = _first(_with_messages(row), PROMPT_KEYS)
+    key, value = _first(with_messages(row), PROMPT_KEYS)
     if isinstance(value, str) and key != "messages":
         text = _text(value, key)
         return text if key == "prompt" else (Message(role="user", content=text),)
@@ -89,7 +89,7 @@ def answer_of(row: Row) -> str:
 def demonstration_of(row: Row) -> tuple[str | tuple[Message, ...], str]:
     """Prompt and response of a row: ``messages`` (or ``conversations``, after the text under ``system``) ending with
     the assistant's, or a prompt with ``response`` or ``completion`` (text, or a list of one assistant message)."""
-    row = _with_messages(row)
+    row = with_messages(row)
     if _is_conversation(row):
         *before, last = messages_of(row["messages"], "messages")
         if last.role != "assistant" or not before:
@@ -105,9 +105,9 @@ def demonstration_of(row: Row) -> tuple[str | tuple[Message, ...], str]:
 def has_several_answers(row: Row) -> bool:
     """Whether ``row`` is a conversation in which the assistant speaks more than once, all of it to be learnt: it has
     messages, and no response apart from them."""
-    prompt, _ = demonstration_of(row)
-    answered = not isinstance(prompt, str) and any(turn.role == "assistant" for turn in prompt)
-    return answered and _is_conversation(_with_messages(row))
+    row = with_messages(row)
+    turns = messages_of(row["messages"], "messages") if _is_conversation(row) else ()
+    return sum(turn.role == "assistant" for turn in turns) > 1
 
 
 def _is_conversation(row: Row) -> bool:
@@ -169,7 +169,7 @@ def _extra(row: Row) -> dict[str, Any]:
     return extra
 
 
-def _with_messages(row: Row) -> Row:
+def with_messages(row: Row) -> Row:
     """The row with its ``conversations``, turns of ``from`` and ``value`` as in Eurus-2-SFT-Data, as ``messages``."""
     turns = row.get("conversations")
     if turns is None or any(row.get(key) is not None for key in PROMPT_KEYS):

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from credo.console import first_line
 from credo.dist.device import choose_device
 from credo.dist.meeting import meet
 from credo.dist.world import World
@@ -28,32 +29,28 @@ def joined(
     torchrun says so by the variables RANK, WORLD_SIZE and LOCAL_RANK. Tensors on the CPU travel by gloo, those on GPUs
     by NCCL. Raises RuntimeError if the others do not come within ``timeout`` seconds.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 and not _already():
-        yield World(device=choose_device(device))
+    device, joining = choose_device(device), not _already()
+    size = os.environ.get("WORLD_SIZE", "1")
+    if joining and size == "1":
+        yield World(device=device)
         return
     import torch.distributed as dist
 
-    joining = not dist.is_initialized()
-    if choose_device(device) == "cuda":
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if joining:
-        backend = "cpu:gloo,cuda:nccl" if choose_device(device) == "cuda" else "gloo"
         try:
-            store, rank, size = meet(timeout)
-            limit = timedelta(seconds=timeout)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+            _join("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(
-                f"Rank {os.environ.get('RANK')} of {size} could not meet the others: {str(error).splitlines()[0]} "
-                "Check that all of them were started and reach MASTER_ADDR:MASTER_PORT; launch.timeout is how long "
-                "one waits."
+                f"Rank {os.environ.get('RANK')} of {size} could not meet the others: {first_line(error)} Check that "
+                "all of them were started and reach MASTER_ADDR:MASTER_PORT; launch.timeout is how long one waits."
             ) from error
     try:
         yield World(
             rank=dist.get_rank(),
             size=dist.get_world_size(),
-            device=choose_device(device),
+            device=device,
             timeout=timeout,
             sharding=sharding,
             offload=offload,
@@ -61,6 +58,14 @@ def joined(
     finally:
         if joining and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(backend: str, timeout: float) -> None:
+    """Makes the process group of all that were started with this process."""
+    from torch.distributed import init_process_group
+
+    store, rank, size = meet(timeout)
+    init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
 
 
 def _already() -> bool:

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from credo.dist.world import World
 
-BUCKET = 2**24
-"""Numbers that travel in one piece: enough to fill the wire, little beside a model."""
-
 
 def shard(model: nn.Module, layers: list[nn.Module], world: World, *, forward: str, bf16: bool = False) -> None:
     """Collective. Spreads the parameters of ``model``, those of each of ``layers`` as a unit, over all ranks.
@@ -66,23 +63,11 @@ def sum_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
     if world.size == 1 or world.sharded:
         return
     found = world.all_reduce(torch.tensor([float(weight.grad is not None) for weight in parameters]), "max")
-    parameters = [weight for weight, somewhere in zip(parameters, found.tolist(), strict=True) if somewhere]
-    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
-    for start, bucket in _buckets(gradients):
-        flat = world.all_reduce(torch.cat([gradient.flatten() for gradient in bucket]), "sum")
-        pieces = flat.split([gradient.numel() for gradient in bucket])
-        for weight, piece in zip(parameters[start:], pieces, strict=False):
-            weight.grad = piece.view_as(weight)
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[tuple[int, Sequence[Tensor]]]:
-    """Runs of ``tensors`` of about BUCKET numbers each, with the index of the first."""
-    start, count = 0, 0
-    for index, tensor in enumerate(tensors):
-        count += tensor.numel()
-        if count >= BUCKET or index + 1 == len(tensors):
-            yield start, tensors[start : index + 1]
-            start, count = index + 1, 0
+    learning = [weight for weight, somewhere in zip(parameters, found.tolist(), strict=True) if somewhere]
+    for weight in learning:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    world.sum_in_place([weight.grad for weight in learning if weight.grad is not None])
 
 
 def is_spread(value: Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,6 +97,18 @@ class World:
         with self._bounded():
             dist.all_reduce(combined, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation], self.group)
         return combined
+
+    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Collective. Writes into each tensor its sum over all ranks; all of them travel at once."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        with self._bounded():
+            travelling = [dist.all_reduce(tensor, group=self.group, async_op=True) for tensor in tensors]
+            for one in travelling:
+                if one is not None:
+                    one.wait()
 
     def gather(self, value: Value) -> list[Value]:
         """Collective. The values of all ranks, by rank; anything that can be pickled."""

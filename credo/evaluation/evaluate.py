@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from credo.assemble import Encode, decoder
+from credo.assemble import Encode, decoder, encoder
 from credo.console import Console
 from credo.evaluation.benchmarks import Conditions, Loaded, conditions_of, load_benchmark
 from credo.evaluation.examination import Judge, examine, saved_records
@@ -24,7 +24,7 @@ from credo.options.evaluation import EvaluateOptions
 from credo.options.offline import ScorerOptions
 from credo.options.shared import ComputeOptions, check_folder_of
 from credo.rollout.engine import SamplingParams
-from credo.sampler import Sampler, encode_with, open_engine, open_model, open_verifier, refuse_impossible
+from credo.sampler import Sampler, open_engine, open_model, open_verifier, refuse_impossible
 from credo.types import Problem
 from credo.verify.extraction import Extraction
 
@@ -107,9 +107,9 @@ def _regrade(
 ) -> None:
     """Judges what is there. Nothing is written before all is judged, so that a folder is never judged in two ways."""
     held = folder.results()
-    missing = held["sources"].keys() - {exam.loaded.key for exam in exams}
-    if missing:
-        raise ValueError(f"{options.output} also holds {', '.join(sorted(missing))}; name all of it in --benchmarks.")
+    if held["sources"].keys() != {exam.loaded.key for exam in exams}:
+        listed = ", ".join(sorted(held["sources"]))
+        raise ValueError(f"{options.output} holds {listed}; name all of it, and nothing else, in --benchmarks.")
     settings = _settings(options) | {"model_sha256": held["settings"]["model_sha256"]}
     folder.refuse_other(settings, GRADING)
     judged: dict[str, list[Record]] = {}
@@ -202,7 +202,8 @@ def _scorer(options: EvaluateOptions, console: Console) -> Scorer | None:
 
 
 def _encoder(start: CausalModel, exam: Exam, options: EvaluateOptions) -> Encode:
-    return encode_with(start, options, system=exam.conditions.system, suffix=exam.conditions.suffix)
+    asked = exam.conditions
+    return encoder(start, template=options.template, system=asked.system, suffix=asked.suffix)
 
 
 def _longest(start: CausalModel, exam: Exam, options: EvaluateOptions) -> int:

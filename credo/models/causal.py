@@ -28,10 +28,11 @@ from credo.algo.logprobs import (
     targets_of,
 )
 from credo.config import ArchitectureConfig
+from credo.console import first_line
 from credo.data.batching import rows_of
 from credo.dist.shard import load_whole, shard, whole_state
 from credo.dist.world import World
-from credo.models.division import ALONE, divided
+from credo.models.division import ALONE, divided_batch
 from credo.models.location import resolve_path
 from credo.models.packing import Packing, pack, packed_attention
 from credo.types import Batch
@@ -76,7 +77,7 @@ def load_model(path: str, *, key: str = "model.path", device: str = "cpu") -> Ca
             location, dtype=torch.float32, output_loading_info=True, **options, **dequantised
         )
     except Exception as error:  # a damaged file fails in whatever way its reader fails
-        raise ValueError(f"No model could be loaded from '{path}': {_first_line(error)}") from error
+        raise ValueError(f"No model could be loaded from '{path}': {first_line(error)}") from error
     if report["missing_keys"]:
         raise ValueError(
             f"The files of '{path}' hold no {min(report['missing_keys'])}, which would be left at random; give a "
@@ -270,7 +271,7 @@ def batch_logprobs(
     """Collective. :func:`response_logprobs` of a whole batch without gradient, each rank its share of the rows, in
     micro-batches; the result is on the CPU."""
     logprobs = torch.zeros(batch.tokens.shape)
-    division = divided(batch.attention.sum(dim=1), token_budget, world)
+    division = divided_batch(batch, token_budget, world)
     for rows in division.parts:
         part = rows_of(batch, rows)
         below = None if trunk is None else trunk.rows(batch, rows)
@@ -333,7 +334,3 @@ def _causal_model(model: Any, tokenizer: Any, path: str) -> CausalModel:
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     model.eval()
     return CausalModel(model=model, tokenizer=tokenizer, eos_ids=eos_ids, pad_id=pad_id)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

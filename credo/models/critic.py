@@ -20,7 +20,7 @@ from credo.data.batching import rows_of
 from credo.dist.shard import shard
 from credo.dist.world import World
 from credo.models.causal import Compute, decoder_layers
-from credo.models.division import ALONE, divided
+from credo.models.division import ALONE, divided_batch
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.seeds import mixed_seed
 from credo.types import Batch
@@ -84,7 +84,7 @@ class Critic:
     def values(self, batch: Batch) -> Float[Tensor, "B S"]:
         """V(y_<t) at every response token t, 0 off the mask, without gradient; on the CPU."""
         values = torch.zeros(batch.tokens.shape)
-        division = divided(batch.attention.sum(dim=1), self.token_budget, self.world)
+        division = divided_batch(batch, self.token_budget, self.world)
         for rows in division.parts:
             part = rows_of(batch, rows)
             values[rows, : part.tokens.shape[1]] = self._values(part.tokens, part.attention, part.mask)
@@ -122,7 +122,7 @@ class Critic:
             )
             return (losses * weights[rows, :width]).sum()
 
-        division = divided(batch.attention.sum(dim=1), self.token_budget, self.world)
+        division = divided_batch(batch, self.token_budget, self.world)
         step = self.optimizer.descend(division, loss_of)
         values = division.together(values)
         clipped.append(value_clip_fraction(values, old_values, returns, batch.mask, clip=self.config.clip).item())

@@ -17,7 +17,7 @@ from credo.algo.masked import full_precision
 from credo.data.batching import rows_of
 from credo.dist.world import World
 from credo.models.causal import Compute, predicting_logits
-from credo.models.division import ALONE, divided
+from credo.models.division import ALONE, divided_batch
 from credo.types import Batch
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def expected_log_ratios(
     different widths (padding of the vocabulary); tokens beyond the narrowest are never drawn and count 0.
     """
     expected = torch.zeros(batch.tokens.shape)
-    division = divided(batch.attention.sum(dim=1), token_budget, world)
+    division = divided_batch(batch, token_budget, world)
     for rows in division.parts:
         part = rows_of(batch, rows)
         logits = []

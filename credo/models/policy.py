@@ -22,7 +22,7 @@ from credo.models.causal import (
     response_logprobs,
     response_logprobs_and_entropies,
 )
-from credo.models.division import ALONE, Division, divided
+from credo.models.division import ALONE, Division, divided_batch
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.seeds import mixed_seed
 from credo.types import Batch
@@ -170,7 +170,7 @@ class Policy:
             found.clipped[rows, :width] = here.clipped
             return masked_sum(losses * weights[rows, :width], part.batch.mask)
 
-        division = divided(lesson.batch.attention.sum(dim=1), self.token_budget, self.world)
+        division = divided_batch(lesson.batch, self.token_budget, self.world)
         step = self.optimizer.descend(division, loss_of)
         return step, found.together(division)
 

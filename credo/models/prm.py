@@ -18,7 +18,7 @@ from credo.config import PrmConfig
 from credo.data.batching import rows_of
 from credo.dist.world import World
 from credo.models.causal import Compute, batch_logprobs, response_logprobs
-from credo.models.division import ALONE, divided
+from credo.models.division import ALONE, divided_batch
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.models.trunk import Trunk, with_own_top
 from credo.types import Batch
@@ -131,7 +131,7 @@ class Prm:
                 count=len(rows),
             )
 
-        division = divided(batch.attention[rows].sum(dim=1), self.token_budget, self.world)
+        division = divided_batch(rows_of(batch, rows), self.token_budget, self.world)
         step = self.optimizer.descend(division, loss_of)
         log_ratios[rows] = division.together(log_ratios[rows])
         if not step.skipped:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from credo.console import first_line
 from credo.models.causal import PACKED, quiet_transformers
 from credo.models.location import resolve_path
 
@@ -91,8 +92,7 @@ def model_size(path: str) -> ModelSize:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"The size of the model at '{path}' cannot be told: {reason}") from None
+        raise ValueError(f"The size of the model at '{path}' cannot be told: {first_line(error)}") from None
     return _measured(model)
 
 

@@ -167,19 +167,14 @@ def application(line: Line, described: Mapping[str, Any], *, max_bytes: int, sec
     """The ASGI application that asks ``line``; ``described`` is what /health says of the PRM."""
     from fastapi import FastAPI, HTTPException
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse, PlainTextResponse
+    from fastapi.responses import PlainTextResponse
 
     from credo import __version__
 
     api = FastAPI(title="credo prm serve", version=__version__, docs_url=None, redoc_url=None)
+    api.add_exception_handler(RequestValidationError, _refused)
+    api.add_exception_handler(LineFull, _full)
     limits = Limits(api, max_bytes=max_bytes, seconds=seconds)
-
-    async def refused(_: Any, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return JSONResponse({"detail": _in_words(error.errors())}, 422)
-
-    async def full(_: Any, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "Too many requests wait; try again."}, 503, headers={"Retry-After": "1"})
 
     @api.post("/score", responses=REFUSALS)
     async def score(request: ScoreRequest) -> ScoreReply:
@@ -202,20 +197,35 @@ def application(line: Line, described: Mapping[str, Any], *, max_bytes: int, sec
     @api.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
         """Counters since the start, as Prometheus reads them."""
-        answers = [f'credo_answers_total{{status="{status}"}} {n}' for status, n in sorted(limits.statuses.items())]
-        return "\n".join(
-            [
-                *answers,
-                f"credo_hung_up_total {limits.hung_up}",
-                f"credo_waiting {line.waiting}",
-                f"credo_turns_total {line.taken}",
-                f"credo_scored_tokens_total {line.spent}\n",
-            ]
-        )
+        return counters(line, limits)
 
-    api.add_exception_handler(RequestValidationError, refused)
-    api.add_exception_handler(LineFull, full)
     return limits
+
+
+def counters(line: Line, limits: Limits) -> str:
+    """What /metrics says: a line for each counter."""
+    values = {f'credo_answers_total{{status="{status}"}}': count for status, count in sorted(limits.statuses.items())}
+    values |= {
+        "credo_hung_up_total": limits.hung_up,
+        "credo_waiting": line.waiting,
+        "credo_turns_total": line.taken,
+        "credo_scored_tokens_total": line.spent,
+    }
+    return "".join(f"{name} {value}\n" for name, value in values.items())
+
+
+async def _refused(_: Any, error: Any) -> Any:
+    """The answer to a request that is none, a RequestValidationError."""
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse({"detail": _in_words(error.errors())}, 422)
+
+
+async def _full(_: Any, error: Any) -> Any:
+    """The answer where the line is full."""
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse({"detail": "Too many requests wait; try again."}, 503, headers={"Retry-After": "1"})
 
 
 def _in_words(errors: Sequence[Any]) -> str:

@@ -14,7 +14,17 @@ from credo.config import TrainConfig
 from credo.models.size import ModelSize, typical_size
 from credo.planning.arithmetic import longest_tokens
 from credo.planning.gpus import NODE, Gpu
-from credo.planning.plan import GRADIENTS, MOMENTS, WEIGHTS, Role, Sizes, reference_is_start, roles, shared_tokens
+from credo.planning.plan import (
+    GRADIENTS,
+    MOMENTS,
+    WEIGHTS,
+    Role,
+    Sizes,
+    logits_alive,
+    reference_is_start,
+    roles,
+    shared_tokens,
+)
 
 MATRIX_SHARE = 0.4
 """Of the peak in products, reached in training: 38 to 43 % in the report on Llama 3 (arXiv 2407.21783, table 4)."""
@@ -172,7 +182,7 @@ def footprint(config: TrainConfig, sizes: Sizes, gpus: int, sharding: Sharding) 
         gradients=resident * GRADIENTS * max(trained) // share,
         gathered=gathered,
         activations=tokens * kept * width + shared,
-        logits=2 * tokens * _known(policy.vocabulary) * width,
+        logits=logits_alive(config) * tokens * _known(policy.vocabulary) * width,
     )
 
 

@@ -95,9 +95,8 @@ def memory(config: TrainConfig, sizes: Sizes) -> list[Row]:
         needed, cache = int(bound), f"bounded, of {cache}"
     rows.append(("key-value cache", cache, needed))
     tokens = max(config.training.tokens_per_microbatch, longest_tokens(config))
-    logits, alive = f"{tokens:,} tokens of one micro-batch, and their gradient", 2
-    if config.prm.enabled and config.advantage.baseline == "expected":
-        logits, alive = f"{tokens:,} tokens of one micro-batch, by three models", 4  # one of them twice, to select
+    alive = logits_alive(config)
+    logits = f"{tokens:,} tokens of one micro-batch, {'and their gradient' if alive == 2 else 'by three models'}"
     return [*rows, ("logits", logits, _times(sizes.policy.vocabulary, alive * tokens * compute_bytes))]
 
 
@@ -230,6 +229,11 @@ def shared_tokens(config: TrainConfig) -> int:
     """Tokens of a step at most, those of a prompt counted once: what a PRM with ``top_layers`` remembers of."""
     prompts = config.rollout.prompts * config.data.max_prompt_tokens
     return prompts + config.responses_per_step * config.rollout.max_tokens
+
+
+def logits_alive(config: TrainConfig) -> int:
+    """Tensors of logits at once: those of one model and their gradient, or of three, one of them twice to select."""
+    return 4 if config.prm.enabled and config.advantage.baseline == "expected" else 2
 
 
 def reference_is_start(config: TrainConfig) -> bool:

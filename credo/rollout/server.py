@@ -101,7 +101,13 @@ class Server:
     """The server at ``url``, http://HOST:PORT. Every method raises ServerFailure with what the server said."""
 
     def __init__(self, url: str, limits: Limits) -> None:
-        self.url, self._limits, self._parts = url.rstrip("/"), limits, urlsplit(url)
+        """Raises ValueError for an address that is none."""
+        self.url, self._limits = url.rstrip("/"), limits
+        try:
+            self._parts = urlsplit(url)
+            self._port = self._parts.port
+        except ValueError as error:
+            raise ValueError(f"rollout.servers: expected http://HOST:PORT, got '{url}' ({error}).") from None
 
     def sample(self, prompt: tuple[int, ...], options: Mapping[str, Any], calls: OpenSockets) -> tuple[Rollout, str]:
         """One response and the version of the weights that all of it was sampled with. Refusal: an invalid request."""
@@ -138,14 +144,14 @@ class Server:
         drawn from, for prompts with responses of ``context`` tokens."""
         answer = self._ask("GET", "/server_info?config_format=json", self._limits.control)
         match answer:
-            case {"vllm_config": {"model_config": {"logprobs_mode": str(mode), "max_model_len": int(longest)}}}:
-                transfer = answer["vllm_config"].get("weight_transfer_config") or {}
+            case {"vllm_config": {"model_config": {"logprobs_mode": str(mode), "max_model_len": int(longest)}, **rest}}:
+                transfer = rest.get("weight_transfer_config")
             case _:
                 raise ServerFailure(f"{self.url}: settings of another form: {str(answer)[:200]}")
         wrong = []
         if mode != "processed_logprobs":
             wrong.append(f"--logprobs-mode is {mode}, which is of another distribution than the one drawn from")
-        if transfer.get("backend") != BACKEND:
+        if not isinstance(transfer, dict) or transfer.get("backend") != BACKEND:
             wrong.append(f"--weight-transfer-config is {transfer or 'not set'}, which cannot read our weights")
         if longest < context:
             wrong.append(f"--max-model-len is {longest}, and a prompt with its response has up to {context} tokens")
@@ -212,7 +218,7 @@ class Server:
     ) -> tuple[int, bytes]:
         ends = monotonic() + limit
         connect = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-        connection = connect(self._parts.hostname or "", self._parts.port, timeout=self._limits.connect)
+        connection = connect(self._parts.hostname or "", self._port, timeout=self._limits.connect)
         try:
             connection.connect()
             opened = connection.sock

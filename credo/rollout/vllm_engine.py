@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from credo.console import first_line
 from credo.rollout.engine import Progress, SamplingParams
 from credo.rollout.vllm_shared import (
     PROBE_OPTIONS,
@@ -82,7 +83,7 @@ class VllmEngine:
             own = self._probe_logprobs()
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"vLLM cannot run this model here ({str(error).strip().splitlines()[0]}); choose the engine 'torch' "
+                f"vLLM cannot run this model here ({first_line(error)}); choose the engine 'torch' "
                 "(rollout.engine, --engine)."
             ) from error
         self.probe_gap = probe.gap(own, probe.of(self._probes))

@@ -103,11 +103,19 @@ def test_the_card_of_a_file(rows: Rows, tmp_path: Path):
     assert "<td>rows</td><td>9</td>" in html
 
 
+def test_what_is_generated_has_a_card_without_a_hash(tmp_path: Path):
+    card(CardOptions(file=Path("gym:chain_sum?size=3"), output=tmp_path / "card.md"))
+    text = (tmp_path / "card.md").read_text()
+    assert "| rows | 3 |" in text
+    assert "sha256" not in text
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"examples": -1}, "--examples"),
         ({"output": Path("card.txt")}, r"\.md"),
+        ({"output": Path("absent/card.md")}, "absent"),
         ({"file": Path("absent.jsonl")}, "absent"),
     ],
 )

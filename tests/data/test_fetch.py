@@ -84,6 +84,8 @@ def test_an_address_without_anything_is_one_sentence(address: str):
     with pytest.raises(ValueError, match="not found"):
         from_address(address.replace("set", "absent"), SHA256)
     with pytest.raises(ValueError, match="could not be fetched"):
+        from_address("http://localhost/a set.jsonl", SHA256)
+    with pytest.raises(ValueError, match="could not be fetched"):
         from_address("http://127.0.0.1:1/set.jsonl", SHA256)
 
 

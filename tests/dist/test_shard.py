@@ -12,7 +12,6 @@ from families import family
 from ranks import run_ranks
 from torch import Tensor, nn
 
-import credo.dist.shard
 from credo.config import CriticConfig
 from credo.dist.shard import is_spread, load_whole, part_like, sum_gradients, whole, whole_state, whole_weights
 from credo.dist.world import World
@@ -212,9 +211,8 @@ def test_three_ranks_put_parts_of_unequal_size_together():
     run_ranks(3, round_trips, sharding="full")
 
 
-def sums_in_buckets(world: World) -> list[list[float] | None]:
-    """Sums of gradients that some ranks have, and of one that none has, where three numbers fill a bucket."""
-    credo.dist.shard.BUCKET = 3  # in a process of its own
+def summed(world: World) -> list[list[float] | None]:
+    """Sums of gradients that some ranks have, and of one that none has."""
     weights = [nn.Parameter(torch.zeros(size)) for size in ((2, 2), (1,), (1,), (3,), (1,))]
     for index, weight in enumerate(weights):
         if index not in (2, 4) or (index == 2 and world.rank == 1):
@@ -225,7 +223,7 @@ def sums_in_buckets(world: World) -> list[list[float] | None]:
 
 def test_gradients_are_summed_and_one_that_nobody_has_is_not_made_up():
     expected = [[3.0] * 4, [30.0], [200.0], [3000.0] * 3, None]
-    assert run_ranks(2, sums_in_buckets) == [expected, expected]
+    assert run_ranks(2, summed) == [expected, expected]
 
 
 def test_a_model_that_was_not_spread_is_its_own_whole():

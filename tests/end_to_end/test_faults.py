@@ -17,15 +17,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from disturbed import eventful_recipe, filtered, started, steps_of
 from ranks import STARTER, run_ranks
 from safetensors.torch import load_file
-from tiny import PAIRS, lines, tiny_model, tiny_problems, tiny_recipe, untimed
+from tiny import lines, tiny_model, tiny_recipe, untimed
 
 from credo.assemble import assemble
 from credo.checkpoint import newest_whole
@@ -42,14 +42,7 @@ from credo.verify_resume import compare
 ROOT = Path(__file__).parents[2]
 LONGEST_WAIT = 200.0
 STEPS = 10
-CHANGES: dict[str, Any] = {
-    "run__steps": STEPS,
-    "rollout__prompts": 3,
-    "filter__accuracy_low": 0.2,
-    "filter__accuracy_high": 0.8,
-    "filter__max_empty_steps": STEPS,
-    "checkpoint__every": 5,
-}
+CHANGES: dict[str, Any] = {**filtered(STEPS), "checkpoint__every": 5}
 
 
 def run_of(recipe: Path) -> Path:
@@ -63,11 +56,6 @@ def assert_same(one: Path, other: Path, *, step: int = STEPS) -> None:
     assert not [found for found in compared.values() if found.difference]
     assert compared["policy: optimiser"].count
     assert compared["rollouts"].count
-
-
-def steps_of(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def wait_until(so: Callable[[], bool], alive: Callable[[], bool], *, poll: float = 0.003) -> None:
@@ -277,18 +265,6 @@ def test_verifiers_killed_again_and_again_invent_no_verdict(tmp_path: Path):
     assert len(rows) + unknown >= 12 * 16
 
 
-@contextmanager
-def started(path: Path) -> Iterator[ForkServerProcess]:
-    """``credo train`` in a process of its own."""
-    process = STARTER.Process(target=main, args=(["train", str(path)],))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join(LONGEST_WAIT)
-
-
 # Disks
 
 
@@ -353,21 +329,8 @@ def test_a_full_disk_ends_all_ranks_with_a_sentence(tmp_path: Path):
 MANY = 30
 
 
-def long_recipe(folder: Path, **changes: Any) -> Path:
-    held_out = tiny_problems(folder.parent / "held-out.jsonl", PAIRS[:3])
-    return tiny_recipe(
-        folder,
-        run__steps=MANY,
-        rollout__prompts=3,
-        filter__accuracy_low=0.2,
-        filter__accuracy_high=0.8,
-        filter__max_empty_steps=MANY,
-        prm__warmup_steps=10,
-        evaluation__sources=[str(held_out)],
-        evaluation__every=7,
-        checkpoint__every=2,
-        **changes,
-    )
+def long_recipe(folder: Path) -> Path:
+    return eventful_recipe(folder, MANY, prm__warmup_steps=10, evaluation__every=7, checkpoint__every=2)
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disturbed import eventful_recipe, filtered, started, steps_of
 from learners import OPTIMIZERS
+from ranks import STARTER
 from safetensors.torch import load_file
-from tiny import PAIRS, lines, tiny_problems, tiny_recipe, untimed
+from tiny import lines, tiny_recipe, untimed
 
 from credo.checkpoint import newest_whole
 from credo.cli import main
@@ -26,27 +26,11 @@ from credo.loggers import JsonlLogger
 
 STEPS = 14
 LONGEST_WAIT = 120.0
-STARTER = multiprocessing.get_context("forkserver")
-STARTER.set_forkserver_preload(["credo.train", "transformers.models.llama.modeling_llama"])
-"""Runs are forked off a process that has imported what they need and done nothing else."""
 
 
 def recipe(folder: Path) -> Path:
     """Filtered groups, a surplus that is kept while the PRM warms up, evaluations between checkpoints."""
-    folder.mkdir()
-    held_out = tiny_problems(folder / "held-out.jsonl", PAIRS[:3])
-    return tiny_recipe(
-        folder,
-        run__steps=STEPS,
-        rollout__prompts=3,
-        filter__accuracy_low=0.2,
-        filter__accuracy_high=0.8,
-        filter__max_empty_steps=STEPS,
-        prm__warmup_steps=4,
-        evaluation__sources=[str(held_out)],
-        evaluation__every=4,
-        checkpoint__every=3,
-    )
+    return eventful_recipe(folder, STEPS, prm__warmup_steps=4, evaluation__every=4, checkpoint__every=3)
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +43,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "run"
 
 
-@contextmanager
-def started(path: Path) -> Iterator[ForkServerProcess]:
-    """``credo train`` in a process of its own."""
-    process = STARTER.Process(target=main, args=(["train", str(path)],))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join(LONGEST_WAIT)
-
-
 def ended(process: ForkServerProcess) -> int | None:
     """Its exit status, as soon as it has one."""
     process.join(LONGEST_WAIT)
     return process.exitcode
-
-
-def steps_of(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def wait_for(steps: range, run: Path, process: ForkServerProcess) -> None:
@@ -173,12 +140,8 @@ def stateful(folder: Path, name: str) -> Path:
     folder.mkdir()
     return tiny_recipe(
         folder,
-        run__steps=STEPS,
-        rollout__prompts=3,
+        **filtered(STEPS),
         rollout__max_tokens=3,
-        filter__accuracy_low=0.2,
-        filter__accuracy_high=0.8,
-        filter__max_empty_steps=STEPS,
         filter__memory_floor=0.05,
         instruments__every=2,
         instruments__prefixes=3,

@@ -256,6 +256,8 @@ def test_only_what_can_change_is_judged_again(tmp_path: Path):
     with pytest.raises(ValueError, match="seed"):
         evaluate(replace(chosen, regrade=True, seed=5))
     other = tiny_problems(tmp_path / "other.jsonl", PAIRS[:2])
+    with pytest.raises(ValueError, match="nothing else"):
+        evaluate(replace(chosen, benchmarks=f"{chosen.benchmarks},{other}", regrade=True, pattern="b"))
     evaluate(replace(chosen, benchmarks=str(other)))
     with pytest.raises(ValueError, match="held-out"):
         evaluate(replace(chosen, benchmarks=str(other), regrade=True, pattern="b"))

@@ -10,7 +10,8 @@ from ranks import run_ranks
 
 from credo.data.batching import micro_batches
 from credo.dist.world import World
-from credo.models.division import Division, divided
+from credo.models.division import Division, Prompts, divided, divided_batch
+from credo.types import Batch
 
 
 def divisions(lengths: list[int], budget: int, size: int) -> list[Division]:
@@ -69,6 +70,37 @@ def test_no_rank_has_a_row_more_than_another_in_tokens(size: int):
     tokens = [int(lengths[division.own].sum()) for division in divisions(lengths.tolist(), 10_000, size)]
     assert max(tokens) - min(tokens) <= int(lengths.max())
     assert max(tokens) < 1.02 * sum(tokens) / size
+
+
+def owned(lengths: list[int], prompts: Prompts, size: int) -> list[list[int]]:
+    worlds = [World(rank=rank, size=size) for rank in range(size)]
+    found = [divided(torch.tensor(lengths), 100, world, prompts=prompts) for world in worlds]
+    return [division.own.nonzero().flatten().tolist() for division in found]
+
+
+def test_rows_of_one_prompt_stay_on_one_rank():
+    """Prompts of 5: 13 and 12 tokens; dealt out one by one, each rank would compute both prompts, 35 tokens in all."""
+    lengths, prompts = [6, 6, 9, 9, 7, 8], ([5] * 6, [1, 2, 1, 2, 1, 2])
+    assert owned(lengths, prompts, 2) == [[1, 3, 5], [0, 2, 4]]
+
+
+def test_rows_of_one_prompt_part_where_a_rank_would_have_too_much():
+    """One group of three on two ranks, and a prompt that is little beside the responses."""
+    assert owned([9, 9, 9], ([1] * 3, [0] * 3), 2) == [[0, 2], [1]]
+
+
+def test_a_batch_is_divided_by_its_groups():
+    mask = torch.tensor([[False, False, False, True]] * 4)
+    batch = Batch(
+        tokens=torch.zeros(4, 4, dtype=torch.int64),
+        attention=torch.ones_like(mask),
+        mask=mask,
+        outcomes=torch.zeros(4),
+        group_ids=torch.tensor([7, 3, 7, 3]),
+        sampling_logprobs=torch.zeros(4, 4),
+    )
+    owns = [divided_batch(batch, 100, World(rank=rank, size=2)).own.tolist() for rank in range(2)]
+    assert owns == [[True, False, True, False], [False, True, False, True]]
 
 
 def test_rows_of_one_length_are_dealt_out_evenly():

@@ -102,6 +102,11 @@ def test_memory_in_bf16(sizes: Sizes):
         assert getattr(bf16, part) == getattr(fp32, part) / 2
 
 
+def test_selecting_what_was_expected_takes_the_logits_of_three_models(sizes: Sizes):
+    made = footprint(config(advantage__baseline="expected"), sizes, 8, "none")
+    assert made.logits == 4 * 8192 * V * 4
+
+
 def test_the_peak_is_of_sampling_or_of_learning(sizes: Sizes):
     made = footprint(config(), sizes, 8, "none")
     always = made.weights + made.moments + made.sampler

@@ -1,4 +1,4 @@
-"""What counts as an answer of a server."""
+"""What counts as an address and as an answer of a server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from credo.rollout.server import ServerFailure, one_version, read_rollout
+from credo.rollout.server import Limits, Server, ServerFailure, one_version, read_rollout
 
 SPANS = [{"version": "a-1", "start": 0, "end": 2}]
 CHOICE: dict[str, Any] = {
@@ -55,3 +55,9 @@ def test_an_answer_has_one_choice(answer: Any):
 
 def test_a_pause_between_two_spans_of_one_version_changes_nothing():
     assert one_version([*SPANS, {"version": "a-1", "start": 2, "end": 3}]) == "a-1"
+
+
+@pytest.mark.parametrize("url", ["http://host:99999", "http://host:port", "http://[host:8000"])
+def test_an_address_that_is_none_is_refused(url: str):
+    with pytest.raises(ValueError, match=r"rollout\.servers"):
+        Server(url, Limits())

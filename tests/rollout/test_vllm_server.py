@@ -292,6 +292,7 @@ def test_a_request_that_a_server_refuses_is_not_repeated(servers: list[FakeVllm]
         ({"model_config": {"logprobs_mode": "processed_logprobs", "max_model_len": 16}}, "--max-model-len"),
         ({"weight_transfer_config": None}, "--weight-transfer-config"),
         ({"weight_transfer_config": {"backend": "nccl"}}, "--weight-transfer-config"),
+        ({"weight_transfer_config": "folder"}, "--weight-transfer-config"),
     ],
 )
 def test_a_server_started_in_another_way_is_refused(
