@@ -108,8 +108,8 @@ DATA_COMMANDS = {
 PRM_COMMANDS = {
     "train": Command(
         text="learn an implicit PRM from labelled responses",
-        reads="config:PrmTrainingConfig",
-        calls="offline.training:train_prm",
+        reads="config:PrmTrainingRecipe",
+        calls="launch:launch_prm_training",
         words="recipe",
     ),
     "rollouts": Command(

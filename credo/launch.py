@@ -14,13 +14,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from credo.config import LaunchConfig, SftRecipe, TrainConfig
+from credo.config import LaunchConfig, PrmTrainingRecipe, SftRecipe, TrainConfig
 from credo.config.checks import unread
 from credo.dist.join import joined
 from credo.dist.world import World
@@ -62,10 +62,16 @@ def launch_sft(recipe: SftRecipe) -> None:
 
     Raises as :func:`launch`.
     """
-    if _place(recipe.launch) == "local":
-        recipe.launch.refuse_ranks("in one process, which torchrun did not start")
-    with _ranks(recipe.run.device, recipe.launch) as world:
+    with _ranks_of_torchrun(recipe.run.device, recipe.launch) as world:
         sft(recipe.config, world=world)
+
+
+def launch_prm_training(recipe: PrmTrainingRecipe) -> None:
+    """Trains the offline PRM of ``recipe``, as :func:`launch_sft` does."""
+    from credo.offline.training import train_prm
+
+    with _ranks_of_torchrun(recipe.run.device, recipe.launch) as world:
+        train_prm(recipe.config, world=world)
 
 
 def _place(options: LaunchConfig) -> Literal["local", "torchrun", "ray"]:
@@ -106,6 +112,13 @@ def _ranks(device: str, options: LaunchConfig) -> Iterator[World]:
         if world.size == 1:
             unread(options, "launch", "sharding", "offload", cause="in a world of one rank")
         yield world
+
+
+def _ranks_of_torchrun(device: str, options: LaunchConfig) -> AbstractContextManager[World]:
+    """The ranks that torchrun started, or this process alone."""
+    if _place(options) == "local":
+        options.refuse_ranks("in one process, which torchrun did not start")
+    return _ranks(device, options)
 
 
 def _on_ray(config: TrainConfig, options: LaunchConfig, resume: str) -> None:

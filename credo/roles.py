@@ -6,13 +6,14 @@ ranks, the policy is the last to be, because the others are copies of it whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from credo.config import TrainConfig
 from credo.console import Console
+from credo.data.prm_record import read_record
 from credo.dist.world import World
-from credo.models.causal import CausalModel, load_model, recompute_layers, shard_model
+from credo.models.causal import CausalModel, fingerprint, load_model, recompute_layers, shard_model
 from credo.models.critic import Critic
 from credo.models.lora import as_now, with_adapter
 from credo.models.policy import Policy
@@ -48,7 +49,7 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
     """
     _check_sharding(config, world)
     settings = _settings(config, world)
-    prm, reference = _prm(config, start, world) if config.prm.enabled else (None, None)
+    prm, reference = _prm(config, start, world, console) if config.prm.enabled else (None, None)
     anchor = _anchor(config, start, world, reference)
     critic = _critic(config, start, world)
     model = with_adapter(start.model, config.lora, mixed_seed(config.run.seed, POLICY))
@@ -69,20 +70,22 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
     return Roles(policy=policy, prm=prm, reference=reference, anchor=anchor, critic=critic)
 
 
-def _prm(config: TrainConfig, start: CausalModel, world: World) -> tuple[Prm, Reference | None]:
+def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console) -> tuple[Prm, Reference | None]:
     """PRM and reference; no reference where that is the policy."""
     settings = _settings(config, world)
     model = _own_model("prm.path", config.prm.path, config, start)
     if config.prm.top_layers:
+        _warn_of_record(config, replace(start, model=model), console)
         trunk = Trunk(model, config.prm.top_layers, token_budget=settings["token_budget"], compute=settings["compute"])
         prm = Prm(with_own_top(model, config.prm.top_layers), config.prm, trunk=trunk, **settings)
         return prm, Reference(model, trunk=trunk, **settings)
-    reference = None
-    if config.prm.reference == "own":
-        reference = _frozen(as_now(model, config.lora), config, world)
-    if config.prm.reference == "initial":
-        own = _own_model("prm.reference_path", config.prm.reference_path, config, start)
-        reference = _frozen(own, config, world)
+    against = {
+        "own": lambda: as_now(model, config.lora),
+        "initial": lambda: _own_model("prm.reference_path", config.prm.reference_path, config, start),
+        "policy": lambda: start.model,
+    }[config.prm.reference]()
+    _warn_of_record(config, replace(start, model=against), console)
+    reference = None if config.prm.reference == "policy" else _frozen(against, config, world)
     learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))
     return Prm(shard_model(learning, world, config.model.precision), config.prm, **settings), reference
 
@@ -149,6 +152,23 @@ def _check_sharding(config: TrainConfig, world: World) -> None:
                 f"launch.sharding = 'full' spreads each model by itself, which {option} does not allow; set "
                 f"launch.sharding = 'none', which keeps whole models on every rank, or leave {option} at 0."
             )
+
+
+def _warn_of_record(config: TrainConfig, reference: CausalModel, console: Console) -> None:
+    """An offline PRM means what it learnt only beside the ``reference``, and with the beta, that it learnt with."""
+    record = read_record(config.prm.path) if config.prm.path else None
+    if record is None:
+        return
+    if record.beta != config.prm.beta:
+        console.warn(
+            f"prm.path was trained with beta {record.beta:g}, and prm.beta is {config.prm.beta:g}: its rewards are "
+            "scaled by another factor than its probabilities were learnt with."
+        )
+    if fingerprint(reference) != record.reference_sha256:
+        console.warn(
+            f"prm.path was trained against {record.reference}, and other weights are its reference here, so its "
+            "rewards are not those it learnt; name that model by prm.reference_path."
+        )
 
 
 def _warn_of_sizes(prm: Prm | None, reference: Reference | Policy | None, console: Console) -> None:

@@ -46,7 +46,7 @@ def page() -> str:
     train, sft = options.TrainRecipe, options.SftRecipe
     rows = option_docs(train)
     parts = [INTRODUCTION, "## `credo train`\n", *_tables(train, rows)]
-    return "\n".join([*parts, *_others("sft", sft), *_others("prm train", options.PrmTrainingConfig)])
+    return "\n".join([*parts, *_others("sft", sft), *_others("prm train", options.PrmTrainingRecipe)])
 
 
 def _others(command: str, tree: type) -> list[str]:

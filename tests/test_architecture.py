@@ -21,7 +21,7 @@ LAYERS = (
     ("dist", "data", "rollout", "verify"),
     ("models", "collect", "filtering", "sharing", "ahead"),
     ("checkpoint", "metrics", "loggers", "run_folder", "prefix_check", "watch", "gate", "roles"),
-    ("assemble",),
+    ("assemble", "tuning"),
     ("sampler",),
     ("offline",),
     ("evaluation", "planning"),

@@ -13,6 +13,7 @@ from tiny import PAIRS, collector_of, tiny_config, tiny_model, tiny_parts, tiny_
 from credo.assemble import Parts, assemble, fingerprint
 from credo.config import ArchitectureConfig
 from credo.console import Console
+from credo.data.prm_record import PrmRecord, Prompting, write_record
 from credo.dist.world import World
 from credo.models.causal import build_model, load_model
 from credo.models.prm import Prm
@@ -84,6 +85,28 @@ def test_the_reference_may_be_the_prms_start_or_a_third_model(tmp_path: Path):
         assert parts.reference.model is not parts.prm.model
         assert not any(parameter.requires_grad for parameter in parts.reference.model.parameters())
         assert all(parameter.requires_grad for parameter in parts.prm.model.parameters())
+
+
+def test_an_offline_prm_beside_another_reference_or_beta_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other, third = (tiny_model(tmp_path / name, seed=seed) for name, seed in (("other", 1), ("third", 2)))
+    sha256 = fingerprint(load_model(str(third)))
+    record = PrmRecord(
+        beta=0.05, loss="ce", reference=str(third), reference_sha256=sha256, prompting=Prompting(), steps=1
+    )
+    write_record(other, record)
+
+    def said(**changes: Any) -> str:
+        parts_of(tmp_path, prm__path=str(other), **changes)
+        return "".join(capsys.readouterr())
+
+    assert "was trained against" not in said(prm__reference_path=str(third))
+    itself = {"prm__reference": "own"}
+    for changes in ({}, {"prm__reference": "policy"}, itself, {"prm__top_layers": 1, **itself}):
+        assert f"was trained against {third}" in said(**changes)
+    assert "trained with beta 0.05" in said(prm__beta=0.1, prm__reference_path=str(third))
+    assert "trained with beta" not in said()
 
 
 @pytest.mark.parametrize("reference", [{"reference": "own"}, {"reference_path": "other"}, {}], ids=str)

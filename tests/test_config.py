@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from credo.config import PrmConfig, PrmTrainingConfig, SftConfig, SftRecipe, TrainConfig, TrainRecipe
+from credo.config import PrmConfig, PrmTrainingConfig, PrmTrainingRecipe, SftConfig, SftRecipe, TrainConfig, TrainRecipe
 from credo.recipe import build, flat, leaves
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def sft(**options: Any) -> SftConfig:
 
 def refused(tree: type, options: dict[str, Any]) -> str:
     """The sentence with which ``options`` are refused, on top of a recipe that is fine."""
-    base = {TrainConfig: TRAIN, TrainRecipe: TRAIN, SftConfig: SFT, SftRecipe: SFT, PrmTrainingConfig: OFFLINE}[tree]
+    base = SFT if issubclass(tree, SftConfig) else OFFLINE if issubclass(tree, PrmTrainingConfig) else TRAIN
     with pytest.raises(ValueError) as error:  # noqa: PT011
         build(tree, changed(base, options))
     return str(error.value)
@@ -430,7 +430,7 @@ def test_a_launch_option_that_nothing_reads_is_refused(circumstances: dict[str, 
         ({"offline.loss": "dpo"}, "offline.wrong_weight", 2.0),
         ({"offline.held_out": ["b.jsonl"]}, "offline.held_out_share", 0.3),
         ({"offline.template": "plain"}, "offline.system", "x"),
-        ({}, "run.trackers", ["wandb"]),
+        ({}, "checkpoint.rollouts_every", 2),
         ({}, "training.max_nonfinite_steps", 9),
     ],
 )
@@ -503,11 +503,25 @@ def test_the_best_checkpoint_of_sft_can_be_known():
     assert "checkpoint.metric" in refused(SftConfig, {"checkpoint.best": 1})
 
 
-def test_sft_runs_on_ranks_but_not_on_ray():
-    recipe = build(SftRecipe, changed(SFT, {"launch.sharding": "full"}))
-    assert recipe.config == build(SftConfig, SFT)
-    assert "launch.kind" in refused(SftRecipe, {"launch.kind": "ray"})
-    assert "launch.offload" in refused(SftRecipe, {"launch.offload": True})
+def test_the_best_checkpoint_of_an_offline_prm_can_be_known():
+    best = {"checkpoint.best": 1, "checkpoint.metric": "offline/auc", "checkpoint.every": 6}
+    known = best | {"offline.evaluate_every": 3}
+    assert build(PrmTrainingConfig, changed(OFFLINE, known)).checkpoint.best == 1
+    assert (
+        build(PrmTrainingConfig, changed(OFFLINE, best | {"checkpoint.metric": "-offline/loss"})).checkpoint.best == 1
+    )
+    assert "checkpoint.best" in refused(PrmTrainingConfig, best)
+    assert "checkpoint.metric" in refused(PrmTrainingConfig, {"checkpoint.best": 1})
+
+
+@pytest.mark.parametrize(
+    ("tree", "inner", "base"), [(SftRecipe, SftConfig, SFT), (PrmTrainingRecipe, PrmTrainingConfig, OFFLINE)]
+)
+def test_tuning_runs_on_ranks_but_not_on_ray(tree: Any, inner: Any, base: dict[str, Any]):
+    recipe = build(tree, changed(base, {"launch.sharding": "full"}))
+    assert recipe.config == build(inner, base)
+    assert "launch.kind" in refused(tree, {"launch.kind": "ray"})
+    assert "launch.offload" in refused(tree, {"launch.offload": True})
 
 
 def test_nothing_is_written_back():
@@ -539,7 +553,7 @@ def test_every_number_of_a_recipe_has_a_tested_range():
     tested |= {key for key, _ in OUT_OF_RANGE_ON_RAY + OUT_OF_RANGE_OFFLINE}
     numbers = {
         key
-        for tree in (TrainRecipe, SftRecipe, PrmTrainingConfig)
+        for tree in (TrainRecipe, SftRecipe, PrmTrainingRecipe)
         for key, hint in leaves(tree)
         if hint in (int, float)
     }
@@ -555,7 +569,7 @@ def documentation() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("tree", [TrainRecipe, SftRecipe, PrmTrainingConfig])
+@pytest.mark.parametrize("tree", [TrainRecipe, SftRecipe, PrmTrainingRecipe])
 def test_every_option_is_explained(tree: type):
     rows = documentation().option_docs(tree)
     assert [key for key, *_ in rows] == [key for key, _ in leaves(tree)]

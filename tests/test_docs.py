@@ -23,7 +23,7 @@ import torch
 from tiny import tiny_config
 
 from credo.cli import main, parse
-from credo.config import PrmTrainingConfig, SftRecipe, TrainConfig, TrainRecipe
+from credo.config import PrmTrainingRecipe, SftRecipe, TrainConfig, TrainRecipe
 from credo.data.rows import demonstration_of, problem_of
 from credo.data.sources import parse_generated
 from credo.recipe import leaves, read_recipe
@@ -204,7 +204,7 @@ def test_a_plan_on_a_page_is_what_the_command_prints(
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_options_in_the_prose_exist(page: Path):
-    known = {key for tree in (TrainRecipe, SftRecipe, PrmTrainingConfig) for key, _ in leaves(tree)}
+    known = {key for tree in (TrainRecipe, SftRecipe, PrmTrainingRecipe) for key, _ in leaves(tree)}
     sections = "|".join({key.split(".")[0] for key in known})
     said = re.findall(rf"`-{{0,2}}((?:{sections})\.(?!safetensors|toml|py|md|jsonl?\b)\w+)", prose(page))
     assert set(said) <= known

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from credo.config import PrmTrainingConfig, SftConfig, SftRecipe, TrainConfig
+from credo.config import PrmTrainingConfig, PrmTrainingRecipe, SftConfig, SftRecipe, TrainConfig
 from credo.planning import plan as planning
 from credo.planning.plan import model_size, plan
 from credo.recipe import read_recipe
@@ -32,7 +32,7 @@ def command_of(path: Path) -> str:
 
 
 def read(path: Path, flags: list[str] | None = None) -> SftConfig | PrmTrainingConfig | TrainConfig:
-    trees: dict[str, Any] = {"sft": SftRecipe, "prm train": PrmTrainingConfig, "train": TrainConfig}
+    trees: dict[str, Any] = {"sft": SftRecipe, "prm train": PrmTrainingRecipe, "train": TrainConfig}
     tree = trees[command_of(path)]
     return read_recipe(tree, [path], flags or [])
 

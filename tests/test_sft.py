@@ -360,7 +360,7 @@ def test_other_demonstrations_do_not_continue_a_run(rows: str, tmp_path: Path):
     shutil.rmtree(tmp_path / "warm" / "model")
     with Path(rows).open("a") as file:
         file.write(json.dumps({"prompt": "1+2=", "response": "3"}) + "\n")
-    with pytest.raises(ValueError, match="demonstrations are not those"):
+    with pytest.raises(ValueError, match="is not what the run"):
         sft(recipe(rows, tmp_path, run={"steps": 4}, checkpoint={"every": 2}))
 
 

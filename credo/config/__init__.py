@@ -6,7 +6,7 @@ configuration. How recipes are read is not known here; this package imports neit
 
 from credo.config.launch import LaunchConfig, TrainRecipe
 from credo.config.learning import AdvantageConfig, CriticConfig, Estimator, PolicyConfig, PrmConfig, Semantics
-from credo.config.prm_training import OfflineConfig, PrmTrainingConfig
+from credo.config.prm_training import OfflineConfig, PrmTrainingConfig, PrmTrainingRecipe
 from credo.config.running import (
     ArchitectureConfig,
     CheckpointConfig,
@@ -17,6 +17,7 @@ from credo.config.running import (
     RunConfig,
     Tracker,
     TrainingConfig,
+    TuningCheckpointConfig,
 )
 from credo.config.sampling import (
     DataConfig,
@@ -27,7 +28,7 @@ from credo.config.sampling import (
     Template,
     VerifyConfig,
 )
-from credo.config.sft import DemonstrationConfig, SftCheckpointConfig, SftConfig, SftRecipe, SftRunConfig
+from credo.config.sft import DemonstrationConfig, SftConfig, SftRecipe, SftRunConfig
 from credo.config.train import TrainConfig
 
 __all__ = [
@@ -49,11 +50,11 @@ __all__ = [
     "PolicyConfig",
     "PrmConfig",
     "PrmTrainingConfig",
+    "PrmTrainingRecipe",
     "RolloutConfig",
     "RunConfig",
     "SandboxConfig",
     "Semantics",
-    "SftCheckpointConfig",
     "SftConfig",
     "SftRecipe",
     "SftRunConfig",
@@ -62,5 +63,6 @@ __all__ = [
     "TrainConfig",
     "TrainRecipe",
     "TrainingConfig",
+    "TuningCheckpointConfig",
     "VerifyConfig",
 ]

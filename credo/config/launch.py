@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from credo.config.checks import above_zero, at_least, unread
+from credo.config.checks import above_zero, at_least, require, unread
 from credo.config.train import TrainConfig
 
 
@@ -48,6 +48,13 @@ class LaunchConfig:
     def refuse_ranks(self, cause: str) -> None:
         """Raises ValueError if something is said about several ranks, of which ``cause`` leaves but one."""
         unread(self, "launch", "sharding", "offload", "timeout", cause=cause)
+
+    def refuse_ray(self, command: str) -> None:
+        """Raises ValueError for workers of Ray, which ``command`` does not run on."""
+        require(
+            self.kind != "ray",
+            f"launch.kind: `credo {command}` runs in one process or in those of torchrun, not on 'ray'.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

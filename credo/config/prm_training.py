@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from credo.config.checks import above_zero, at_least, require, share, unread
-from credo.config.running import ModelConfig, RunConfig, TrainingConfig
+from credo.config.launch import LaunchConfig
+from credo.config.running import ModelConfig, RunConfig, TrainingConfig, TuningCheckpointConfig
 from credo.config.sampling import Template
 
 PAIR_LOSSES = ("dpo", "nca")
 """They learn from a correct and a wrong response to one problem."""
+VALIDATED = ("offline/auc", "offline/calibration_error", "offline/pair_accuracy")
+"""Metrics of the held-out responses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +90,31 @@ class OfflineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrmTrainingConfig:
-    """Everything `credo prm train` reads."""
+    """Everything about a run of `credo prm train`."""
 
     run: RunConfig
     model: ModelConfig
     offline: OfflineConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: TuningCheckpointConfig = field(default_factory=TuningCheckpointConfig)
 
     def __post_init__(self) -> None:
-        unread(self.run, "run", "trackers", cause="in `credo prm train`")
         cause = "in `credo prm train`, which stops at the first one"
         unread(self.training, "training", "max_nonfinite_steps", cause=cause)
+        self.checkpoint.check_best("offline", VALIDATED, self.offline.evaluate_every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrmTrainingRecipe(PrmTrainingConfig):
+    """What a recipe of `credo prm train` may say: a run's configuration, and where it runs."""
+
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.launch.refuse_ray("prm train")
+
+    @property
+    def config(self) -> PrmTrainingConfig:
+        """The configuration alone."""
+        return PrmTrainingConfig(**{part.name: getattr(self, part.name) for part in fields(PrmTrainingConfig)})

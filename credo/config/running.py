@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -202,3 +203,32 @@ class CheckpointConfig:
             unread(self, "checkpoint", "best", cause="with checkpoint.keep = 0, which keeps all")
         if self.best == 0:
             unread(self, "checkpoint", "metric", cause="with checkpoint.best = 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningCheckpointConfig(CheckpointConfig):
+    """What is kept on disk, to go on from. `policy/` in a checkpoint is the model so far."""
+
+    every: int = 500
+    """Save after every so many steps (and always at the end and when stopped)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unread(self, "checkpoint", "rollouts_every", cause="in this command, which samples none")
+
+    def check_best(self, prefix: str, validated: Collection[str], every: int) -> None:
+        """Raises ValueError if no checkpoint would know its metric: one of ``prefix``, of which those of ``validated``
+        are known after every so many steps alone."""
+        metric = self.metric.removeprefix("-")
+        if self.best == 0:
+            return
+        require(
+            metric.startswith(f"{prefix}/"),
+            f"checkpoint.metric: no {metric} is written here; choose one of {', '.join(sorted(validated))}, after a - "
+            "where less is better.",
+        )
+        require(
+            metric not in validated or (every > 0 and self.every % every == 0),
+            f"checkpoint.best: no checkpoint would know its {metric}; hold something out, and let checkpoint.every be "
+            f"a multiple of {prefix}.evaluate_every.",
+        )

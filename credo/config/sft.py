@@ -7,7 +7,7 @@ from typing import Literal
 
 from credo.config.checks import above_zero, at_least, require, unread
 from credo.config.launch import LaunchConfig
-from credo.config.running import ArchitectureConfig, CheckpointConfig, ModelConfig, RunConfig, TrainingConfig
+from credo.config.running import ArchitectureConfig, ModelConfig, RunConfig, TrainingConfig, TuningCheckpointConfig
 from credo.config.sampling import Template
 
 
@@ -82,14 +82,6 @@ class SftRunConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftCheckpointConfig(CheckpointConfig):
-    """What is kept on disk, to go on from. `policy/` in a checkpoint is the model so far."""
-
-    every: int = 500
-    """Save after every so many steps (and always at the end and when stopped)."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class SftConfig:
     """Everything about a run of `credo sft`."""
 
@@ -98,7 +90,7 @@ class SftConfig:
     model: ModelConfig | None = None
     architecture: ArchitectureConfig | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    checkpoint: SftCheckpointConfig = field(default_factory=SftCheckpointConfig)
+    checkpoint: TuningCheckpointConfig = field(default_factory=TuningCheckpointConfig)
 
     def __post_init__(self) -> None:
         require(
@@ -110,21 +102,7 @@ class SftConfig:
             f"run.steps, sft.epochs: give one of the two above 0, got {self.run.steps} and {self.sft.epochs}.",
         )
         unread(self.training, "training", "max_nonfinite_steps", cause="in `credo sft`, which stops at the first one")
-        unread(self.checkpoint, "checkpoint", "rollouts_every", cause="in `credo sft`, which samples none")
-        if self.checkpoint.best > 0:
-            self._check_best()
-
-    def _check_best(self) -> None:
-        metric, every = self.checkpoint.metric.removeprefix("-"), self.sft.evaluate_every
-        require(
-            metric.startswith("sft/"),
-            f"checkpoint.metric: `credo sft` writes no {metric}; choose '-sft/held_out_loss' or another of its own.",
-        )
-        require(
-            metric != "sft/held_out_loss" or (every > 0 and self.checkpoint.every % every == 0),
-            "checkpoint.best: no checkpoint would know its held-out loss; hold demonstrations out, and let "
-            "checkpoint.every be a multiple of sft.evaluate_every.",
-        )
+        self.checkpoint.check_best("sft", {"sft/held_out_loss"}, self.sft.evaluate_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +113,7 @@ class SftRecipe(SftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.launch.kind != "ray",
-            "launch.kind: `credo sft` runs in one process or in those of torchrun, not on 'ray'.",
-        )
+        self.launch.refuse_ray("sft")
 
     @property
     def config(self) -> SftConfig:

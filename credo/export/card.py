@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from credo import __version__
 from credo.config import DataConfig, TrainConfig
-from credo.offline.folder import PrmRecord
+from credo.data.prm_record import PrmRecord
 from credo.recipe import to_toml
 
 LEFT_OUT = ("time/", "perf/", "mem/")

@@ -19,10 +19,10 @@ from credo.checkpoint.folder import name_of, steps_in
 from credo.checkpoint.snapshot import ADAPTER, AVERAGE
 from credo.config import TrainConfig
 from credo.console import Console
+from credo.data.prm_record import PrmRecord, Prompting, write_record
 from credo.export.card import Origin, base_of, policy_card, prm_card
 from credo.models.causal import fingerprint, load_model
 from credo.models.lora import WEIGHTS
-from credo.offline.folder import PrmRecord, Prompting, write_record
 from credo.options.export import ExportOptions
 from credo.recipe import build
 from credo.run_folder import EVALUATION, METRICS

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from credo.data.batching import collate_demonstrations, micro_batches
+from credo.data.batching import collate_demonstrations
+from credo.dist.world import World
 from credo.models.causal import Compute, response_logprobs
+from credo.models.division import ALONE, divided
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,15 +30,19 @@ def row_logprobs(
     token_budget: int,
     compute: Compute,
     progress: Callable[[int], None] = lambda rows: None,
+    world: World = ALONE,
 ) -> list[Float[Tensor, " _"]]:
-    """The log-prob of every response token of each row, on the CPU; ``progress`` is told of rows done."""
-    found: dict[int, Tensor] = {}
+    """Collective. The log-prob of every response token of each row, on the CPU; ``progress`` is told of rows done."""
+    own: dict[int, Tensor] = {}
     lengths = torch.tensor([len(prompt) + len(response) for prompt, response in rows], dtype=torch.int64)
-    for part in micro_batches(lengths, token_budget):
+    division = divided(lengths, token_budget, world)
+    for turn, part in enumerate(division.parts):
         tokens, attention, mask = collate_demonstrations([rows[row] for row in part.tolist()], pad_id)
         logprobs = response_logprobs(model, tokens, attention, mask, compute=compute).cpu()
-        found |= {row: logprobs[here][mask[here]] for here, row in enumerate(part.tolist())}
-        progress(len(part))
+        if turn < division.worked:
+            own |= {row: logprobs[here][mask[here]] for here, row in enumerate(part.tolist())}
+            progress(len(part) * world.size)
+    found = {row: values for share in world.gather(own) for row, values in share.items()}
     return [found[row] for row in range(len(rows))]
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo.config import PrmTrainingConfig
+from credo.data.prm_record import PrmRecord
 from credo.measures.ranking import Figure, Judged, calibration_figure, ranking_figures
-from credo.offline.folder import PrmRecord
 from credo.recipe import to_toml
 
 Figures = dict[str, Any]

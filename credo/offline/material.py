@@ -1,14 +1,15 @@
 """What an offline PRM learns from and is validated on: labelled responses as tokens, split by problem.
 
-It knows the frozen reference, whose log-probs are computed once; it trains nothing.
+What the frozen reference says of them is kept here between runs; nothing is computed or trained.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,17 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo.config import OfflineConfig
-from credo.console import Console
 from credo.data.epochs import partners
+from credo.data.prm_record import Prompting
 from credo.data.prompts import encode_response
 from credo.data.responses import Response, by_problem, fingerprint, load_responses
 from credo.measures.ranking import Judged
-from credo.models.causal import Compute
-from credo.models.row_logprobs import Tokens, row_logprobs, row_totals
-from credo.offline.folder import Prompting
+from credo.models.row_logprobs import Tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,21 +121,27 @@ def held_out_problems(problems: Sequence[str], share: float) -> set[str]:
     return set(order[: max(1, round(share * len(order)))])
 
 
-def reference_totals(
-    model: PreTrainedModel,
-    rows: Sequence[Tokens],
-    pad_id: int,
-    *,
-    what: str,
-    token_budget: int,
-    compute: Compute,
-    console: Console,
-) -> Float[Tensor, " N"]:
-    """The log-prob of each response under the frozen reference, computed once and shown as stage ``what``."""
-    with console.stage(what, "responses", len(rows)) as progress:
-        return row_totals(
-            row_logprobs(model, rows, pad_id, token_budget=token_budget, compute=compute, progress=progress)
-        )
+def remember(file: Path, about: str, totals: Mapping[str, Float[Tensor, " _"]]) -> None:
+    """Writes what was computed once of the models and responses that ``about`` names; whole or not at all."""
+    from safetensors.torch import save_file
+
+    aside = file.with_suffix(".tmp")
+    save_file(dict(totals), aside, metadata={"about": about})
+    aside.replace(file)
+
+
+def remembered(file: Path, about: str, rows: Mapping[str, Sequence[Tokens]]) -> dict[str, Tensor] | None:
+    """What was written there of as many rows of each name; None if there is nothing, or it is about something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            known = (opened.metadata() or {}).get("about")
+    except (OSError, SafetensorError):
+        return None
+    fits = {name: len(part) for name, part in rows.items()} == {name: len(part) for name, part in found.items()}
+    return found if fits and known == about else None
 
 
 def mismatched(material: Material, seed: int) -> list[Tokens]:

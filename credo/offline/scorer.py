@@ -14,12 +14,13 @@ from torch import Tensor
 from credo.algo.reward_aggregation import aggregated, rewards_at
 from credo.console import Console
 from credo.data.batching import collate_demonstrations
+from credo.data.prm_record import Prompting
 from credo.data.responses import Response, load_responses
 from credo.data.steps import Boundary, step_ends, step_pattern
 from credo.dist.device import choose_device, set_threads
 from credo.models.causal import Compute
 from credo.models.row_logprobs import Tokens, row_logprobs, row_totals
-from credo.offline.folder import LoadedPrm, Prompting, load_prm
+from credo.offline.folder import LoadedPrm, load_prm
 from credo.offline.material import tokens_of
 from credo.options.offline import AggregationOptions, PrmScoreOptions, ScorerOptions
 from credo.options.shared import check_folder_of

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from tiny import lines, tiny_config, tiny_model
 
 from credo.console import Console
+from credo.data.prm_record import read_record
 from credo.data.prompts import encode_response
 from credo.evaluation.evaluate import evaluate
 from credo.export.folders import chosen, export, refuse_difference
 from credo.models.causal import fingerprint, load_model
 from credo.models.lora import WEIGHTS
-from credo.offline.folder import read_record
 from credo.offline.scorer import open_scorer, score_file
 from credo.options.evaluation import EvaluateOptions
 from credo.options.export import ExportOptions

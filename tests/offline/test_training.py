@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import LETTERS, lines, tiny_model
+from safetensors.torch import load_file, save_file
+from tiny import LETTERS, lines, tiny_model, untimed
 
 from credo.algo.rewards import sequence_logits
 from credo.config import OfflineConfig, PrmTrainingConfig
+from credo.data.prm_record import read_record
 from credo.models.causal import fingerprint, load_model
-from credo.offline.folder import read_record
-from credo.offline.training import floored, train_prm, unit_loss
+from credo.offline.training import REFERENCE, floored, train_prm, unit_loss
 from credo.recipe import build
 
 PROMPTS = [f"{first}{second}=" for first in LETTERS for second in LETTERS]
@@ -125,7 +127,7 @@ def test_micro_batches_do_not_matter(loss: str, labelled: Path, tmp_path: Path):
         values = {"tokens_per_microbatch": tokens}
         train_prm(build(PrmTrainingConfig, {**as_values(config), "training": values}))
     whole, cut = (lines(tmp_path / "runs" / name / "metrics.jsonl") for name in ("whole", "cut"))
-    for one, other in zip(whole, cut, strict=True):
+    for one, other in zip(untimed(whole), untimed(cut), strict=True):
         assert one == pytest.approx(other, abs=1e-4)
 
 
@@ -206,26 +208,56 @@ def test_a_loss_that_explodes_stops_the_run_without_a_prm(labelled: Path, tmp_pa
     assert not (tmp_path / "runs" / "prm" / "prm").exists()
 
 
-def test_an_interrupted_run_keeps_what_it_has(labelled: Path, tmp_path: Path):
-    metrics = tmp_path / "runs" / "prm" / "metrics.jsonl"
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(labelled: Path, tmp_path: Path):
+    calm = train_prm(recipe(tmp_path, labelled, run={"name": "calm"}, evaluate_every=7))
+    config = recipe(tmp_path, labelled, evaluate_every=7)
+    folder = tmp_path / "runs" / "prm"
+    metrics = folder / "metrics.jsonl"
 
     def interrupt() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-            time.sleep(0.01)
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    train_prm(recipe(tmp_path, labelled, run={"steps": 1_000_000}))
+    train_prm(config)
     thread.join()
-    last = lines(metrics)[-1]["step"]
-    partial = tmp_path / "runs" / "prm" / f"prm-step-{last:06d}"
-    record = read_record(str(partial))
-    assert record is not None
-    assert (record.steps, record.held_out) == (last, {})
-    assert not (tmp_path / "runs" / "prm" / "prm").exists()
-    load_model(str(partial))
+    assert not (folder / "prm").exists()
+    assert lines(metrics)[-1]["step"] < config.run.steps
+    before = (folder / REFERENCE).stat().st_mtime_ns
+    target = train_prm(config)
+    assert (folder / REFERENCE).stat().st_mtime_ns == before, "the reference is asked once"
+    assert untimed(lines(metrics)) == untimed(lines(calm.parent / "metrics.jsonl"))
+    for name in ("model.safetensors", "prm.json"):
+        assert (target / name).read_bytes() == (calm / name).read_bytes()
+
+
+def test_a_run_that_was_killed_before_its_last_word_says_it(labelled: Path, tmp_path: Path):
+    config = recipe(tmp_path, labelled, run={"steps": 3})
+    target = train_prm(config)
+    said = (target / "prm.json").read_bytes()
+    shutil.rmtree(target)
+    assert (train_prm(config) / "prm.json").read_bytes() == said
+
+
+@pytest.mark.parametrize("damage", ["cut", "of others"])
+def test_what_the_reference_said_is_not_taken_for_something_else(damage: str, labelled: Path, tmp_path: Path):
+    config = recipe(tmp_path, labelled, run={"steps": 2})
+    expected = (train_prm(config) / "model.safetensors").read_bytes()
+    path = tmp_path / "runs" / "prm" / REFERENCE
+    known = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(known[:30])
+    else:
+        found = {name: tensor + 9.0 for name, tensor in load_file(path).items()}
+        save_file(found, path, metadata={"about": "another model"})
+    for name in ("prm", "checkpoints"):
+        shutil.rmtree(path.parent / name)
+    (path.parent / "metrics.jsonl").unlink()
+    assert (train_prm(config) / "model.safetensors").read_bytes() == expected
+    assert path.read_bytes() == known
 
 
 def test_the_cross_entropy_of_whole_responses_is_that_of_their_tokens():

@@ -1,0 +1,153 @@
+"""Warm-ups and offline PRMs that are killed and started again, or made by several ranks, are those of one process."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from credo.checkpoint import newest_whole
+from credo.cli import main
+from credo.config import PrmTrainingConfig, SftConfig
+from credo.dist.world import World
+from credo.offline.training import train_prm
+from credo.recipe import build, to_toml
+from credo.sft import sft
+from tests.disturbed import steps_of
+from tests.ranks import STARTER, run_ranks
+from tests.tiny import LETTERS, PAIRS, lines, tiny_model, untimed
+
+STEPS, TOGETHER = 40, 12
+"""Steps of a run that is killed, and of one that ranks make together."""
+LONGEST_WAIT = 120.0
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A command that tunes one model."""
+
+    words: tuple[str, ...]
+    tree: Any
+    run: Callable[..., Path]
+    learns: dict[str, Any]
+    """Its section of a recipe: batches of 5 of 13 demonstrations, or of 24 responses, so that epochs and batches do not
+    meet; a share is held out."""
+
+
+LEARNS = {"batch": 5, "lr": 1e-2, "held_out_share": 0.2, "evaluate_every": 3}
+KINDS = {
+    "sft": Kind(words=("sft",), tree=SftConfig, run=sft, learns={"sft": LEARNS}),
+    "prm": Kind(words=("prm", "train"), tree=PrmTrainingConfig, run=train_prm, learns={"offline": LEARNS}),
+    "kto": Kind(
+        words=("prm", "train"), tree=PrmTrainingConfig, run=train_prm, learns={"offline": LEARNS | {"loss": "kto"}}
+    ),
+}
+
+
+def config_of(kind: str, folder: Path, *, model: str = "", **sections: dict[str, Any]) -> Any:
+    """Its sources are as many demonstrations as there are pairs, or twice as many responses, half of them right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for index, (prompt, letter) in enumerate(PAIRS):
+        rows.append({"prompt": prompt, "response": letter * (1 + index % 5)})
+        if kind != "sft":
+            rows[-1]["label"] = True
+            rows.append({"prompt": prompt, "response": LETTERS[index % 3] * 2, "label": False})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values: dict[str, dict[str, Any]] = {
+        "run": {"name": "run", "folder": str(folder / "runs"), "steps": STEPS, "threads": 1, "device": "cpu"},
+        "model": {"path": model or str(tiny_model(folder / "model"))},
+        "checkpoint": {"every": 4},
+        "training": {"tokens_per_microbatch": 20},
+    }
+    for name, options in KINDS[kind].learns.items():
+        values[name] = {"sources": [str(folder / "rows.jsonl")], **options}
+    for name, options in sections.items():
+        values[name] = values.get(name, {}) | options
+    return build(KINDS[kind].tree, values)
+
+
+def model_of(run: Path) -> Path:
+    """The folder of the finished model, if there is one."""
+    return run / ("model" if (run / "model").exists() else "prm")
+
+
+def remembered(run: Path) -> tuple[list[dict[str, Any]], bytes]:
+    return untimed(lines(run / "metrics.jsonl")), (model_of(run) / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "asynchronous"), [("sft", False), ("sft", True), ("prm", False), ("kto", True)])
+def test_a_run_killed_twice_is_the_run_that_was_not(tmp_path: Path, kind: str, asynchronous: bool):
+    train = KINDS[kind].run
+    train(config_of(kind, tmp_path / "calm"))
+    config = config_of(kind, tmp_path / "killed", checkpoint={"every": 4, "asynchronous": asynchronous})
+    (tmp_path / "killed" / "recipe.toml").write_text(to_toml(config))
+    run, chance = tmp_path / "killed" / "runs" / "run", random.Random(4)
+    command = [*KINDS[kind].words, str(tmp_path / "killed" / "recipe.toml")]
+    for least in (6, 20):
+        process = STARTER.Process(target=main, args=(command,))
+        process.start()
+        limit = time.monotonic() + LONGEST_WAIT
+        least += chance.randint(0, 3)
+        while steps_of(run) < least or not list(run.glob("checkpoints/step-??????")):
+            assert time.monotonic() < limit
+            assert process.exitcode is None
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        whole = newest_whole(run / "checkpoints", pytest.fail)
+        assert whole is not None
+        assert 0 < whole.step < STEPS
+        assert not model_of(run).exists()
+    train(config)
+    assert remembered(run) == remembered(tmp_path / "calm" / "runs" / "run")
+
+
+def tuned(world: World, kind: str, folder: Path) -> list[dict[str, Any]]:
+    options = {"folder": str(folder / "runs"), "steps": TOGETHER}
+    config = config_of(kind, folder / f"rank-{world.rank}", model=str(folder / "model"), run=options)
+    KINDS[kind].run(config, world=world)
+    return untimed(lines(folder / "runs" / "run" / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks", "sharding"), [("sft", 2, "none"), ("sft", 3, "full"), ("prm", 2, "full"), ("kto", 3, "none")]
+)
+def test_ranks_learn_what_one_does(tmp_path: Path, kind: str, ranks: int, sharding: Any):
+    for name in ("one", "several"):
+        tiny_model(tmp_path / name / "model")
+    expected = tuned(World(), kind, tmp_path / "one")
+    for written in run_ranks(ranks, tuned, kind, tmp_path / "several", sharding=sharding):
+        assert [row["step"] for row in written] == [row["step"] for row in expected]
+        for row, other in zip(written, expected, strict=True):
+            assert row == pytest.approx(other, abs=1e-5, rel=1e-5)
+    one, several = (load_file(model_of(tmp_path / name / "runs/run") / WEIGHTS) for name in ("one", "several"))
+    assert one.keys() == several.keys()
+    assert all(torch.allclose(one[name], several[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("kind", ["sft", "prm"])
+def test_what_one_has_begun_several_finish(tmp_path: Path, kind: str):
+    tiny_model(tmp_path / "model")
+    expected = tuned(World(), kind, tmp_path)
+    run = tmp_path / "runs" / "run"
+    weights = load_file(model_of(run) / WEIGHTS)
+    for folder in (model_of(run).name, f"checkpoints/step-{TOGETHER:06d}"):
+        shutil.rmtree(run / folder)
+    written = run_ranks(2, tuned, kind, tmp_path, sharding="full")[0]
+    assert written[:9] == expected[:9], "what was made before the checkpoint of step 8 stays"
+    assert written[-1] == pytest.approx(expected[-1], abs=1e-5, rel=1e-5)
+    again = load_file(model_of(run) / WEIGHTS)
+    assert all(torch.allclose(again[name], weights[name], atol=1e-5) for name in weights)
