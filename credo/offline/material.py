@@ -122,7 +122,7 @@ def held_out_problems(problems: Sequence[str], share: float) -> set[str]:
 
 
 def remember(file: Path, about: str, totals: Mapping[str, Float[Tensor, " _"]]) -> None:
-    """Writes what was computed once of the models and responses that ``about`` names; whole or not at all."""
+    """Writes what was computed once of the model and the tokens that ``about`` names; whole or not at all."""
     from safetensors.torch import save_file
 
     aside = file.with_suffix(".tmp")
@@ -130,18 +130,17 @@ def remember(file: Path, about: str, totals: Mapping[str, Float[Tensor, " _"]]) 
     aside.replace(file)
 
 
-def remembered(file: Path, about: str, rows: Mapping[str, Sequence[Tokens]]) -> dict[str, Tensor] | None:
-    """What was written there of as many rows of each name; None if there is nothing, or it is about something else."""
+def remembered(file: Path, about: str) -> dict[str, Tensor] | None:
+    """What was written there; None if there is nothing whole, or it is about something else."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as opened:
-            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            known = (opened.metadata() or {}).get("about")
+            if (opened.metadata() or {}).get("about") != about:
+                return None
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    fits = {name: len(part) for name, part in rows.items()} == {name: len(part) for name, part in found.items()}
-    return found if fits and known == about else None
 
 
 def mismatched(material: Material, seed: int) -> list[Tokens]:

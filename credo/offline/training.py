@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CARD = "REPORT.md"
+"""The report card, in the folder of a PRM."""
 REFERENCE = "reference.safetensors"
 """In the folder of a run: what the frozen reference says of all its responses."""
 MISMATCHED = "reference, mismatched"
@@ -166,9 +168,9 @@ class _PrmTraining:
         asked: dict[str, Sequence[Tokens]] = {"reference": training.rows, "reference, held out": held_out.rows}
         if config.offline.loss == "kto":
             asked[MISMATCHED] = mismatched(training, config.run.seed)
-        seen = self.learnt_from, fingerprint_of(held_out.responses)
-        about = " ".join((self.reference_sha256, config.model.precision, *seen))
-        found = self.world.first(lambda: remembered(folder / REFERENCE, about, asked))
+        tokens = hashlib.sha256(repr(asked).encode()).hexdigest()
+        about = f"{self.reference_sha256} {config.model.precision} {tokens}"
+        found = self.world.first(lambda: remembered(folder / REFERENCE, about))
         if found is None:
             found = {what: self._totals(rows, what=what, model=model) for what, rows in asked.items()}
             self.world.first(lambda: remember(folder / REFERENCE, about, found))
