@@ -31,10 +31,7 @@ SUMS = "gym:chain_sum?size={size}&seed={seed}&min_terms=6&max_terms=6&min_digits
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo-sft/model")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--beta", type=float, default=0.02)
     parser.add_argument("--problems", type=int, default=3000)
     parser.add_argument("--losses", nargs="+", default=LOSSES)
     options = parser.parse_args()
@@ -68,9 +65,7 @@ def measured(loss: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     """The figures of a PRM made with ``loss``."""
     started = time.perf_counter()
     learning = ["--model.path", options.model, "--offline.sources", str(folder / "learn.jsonl"), "--offline.loss", loss]
-    learning += ["--run.steps", str(options.steps), "--offline.lr", str(options.lr), "--run.seed", str(options.seed)]
-    learning += ["--offline.beta", str(options.beta)]
-    run = ["--run.folder", str(folder), "--run.name", loss]
+    run = ["--run.seed", str(options.seed), "--run.folder", str(folder), "--run.name", loss]
     credo("prm", "train", str(ROOT / "recipes" / "prm-demo.toml"), *learning, *run)
     seconds = time.perf_counter() - started
     prm = folder / loss / "prm"
