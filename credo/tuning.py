@@ -152,7 +152,7 @@ class Journal:
         """
         if self.found is None:
             return 0
-        if self.found.state["learnt_from"] != tuning.learnt_from:
+        if self.found.state.get("learnt_from") != tuning.learnt_from:
             raise ValueError(
                 f"What is learnt from is not what the run of {self.found.folder} began with; put it back, or choose "
                 "another --run.name."
