@@ -31,15 +31,13 @@ SUMS = "gym:chain_sum?size={size}&seed={seed}&min_terms=6&max_terms=6&min_digits
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo-sft/model")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--problems", type=int, default=3000)
     parser.add_argument("--losses", nargs="+", default=LOSSES)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample(options.model, folder / "learn.jsonl", SUMS.format(size=options.problems, seed=4_000_000), 8)
-        sample(options.model, folder / "choose.jsonl", SUMS.format(size=400, seed=5_000_000), 16)
-        rows = {loss: measured(loss, folder, options) for loss in options.losses}
+        sample(options.model, folder / "learn.jsonl", SUMS.format(size=3000, seed=4_000_000), 8)
+        sample(options.model, folder / "choose.jsonl", SUMS.format(size=400, seed=6_000_000), 16)
+        rows = {loss: measured(loss, folder, options.model) for loss in options.losses}
     baselines = rows[options.losses[0]]["choice"]
     print(f"mean@1 {baselines['mean@1']}, majority of 16 {baselines['majority']}, pass@16 {baselines['pass@N']}")
     print("| loss | pair accuracy | AUC | chosen by | best of 16 | minus majority | minus one answer | seconds |")
@@ -61,11 +59,11 @@ def sample(model: str, output: Path, problems: str, samples: int) -> None:
     credo("prm", "rollouts", *words, "--max-tokens", "64", *ANSWER)
 
 
-def measured(loss: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measured(loss: str, folder: Path, model: str) -> dict[str, Any]:
     """The figures of a PRM made with ``loss``."""
     started = time.perf_counter()
-    learning = ["--model.path", options.model, "--offline.sources", str(folder / "learn.jsonl"), "--offline.loss", loss]
-    run = ["--run.seed", str(options.seed), "--run.folder", str(folder), "--run.name", loss]
+    learning = ["--model.path", model, "--offline.sources", str(folder / "learn.jsonl"), "--offline.loss", loss]
+    run = ["--run.folder", str(folder), "--run.name", loss]
     credo("prm", "train", str(ROOT / "recipes" / "prm-demo.toml"), *learning, *run)
     seconds = time.perf_counter() - started
     prm = folder / loss / "prm"

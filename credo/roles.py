@@ -79,11 +79,13 @@ def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console
         trunk = Trunk(model, config.prm.top_layers, token_budget=settings["token_budget"], compute=settings["compute"])
         prm = Prm(with_own_top(model, config.prm.top_layers), config.prm, trunk=trunk, **settings)
         return prm, Reference(model, trunk=trunk, **settings)
-    against = {
-        "own": lambda: as_now(model, config.lora),
-        "initial": lambda: _own_model("prm.reference_path", config.prm.reference_path, config, start),
-        "policy": lambda: start.model,
-    }[config.prm.reference]()
+    match config.prm.reference:
+        case "own":
+            against = as_now(model, config.lora)
+        case "initial":
+            against = _own_model("prm.reference_path", config.prm.reference_path, config, start)
+        case "policy":
+            against = start.model
     _warn_of_record(config, replace(start, model=against), console)
     reference = None if config.prm.reference == "policy" else _frozen(against, config, world)
     learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))

@@ -45,7 +45,6 @@ def sft(config: SftConfig, *, world: World | None = None) -> Path:
     It goes on, and raises, as :func:`credo.tuning.tune` says.
     """
     world = world or World(device=choose_device(config.run.device))
-
     return tune(config, "model", lambda config, journal: _Sft(config, journal.console, world), world=world)
 
 

@@ -97,7 +97,7 @@ def tune(config: Config, name: str, make: Callable[[Config, Journal], Tuning], *
                 with interruption.allowed():
                     tuning = make(config, journal)
             except Interrupted:
-                console.say("Stopped before a step was made; begin again with the same command.")
+                console.say("Stopped before it came to a step; start again with the same command.")
                 return target
             if learn(tuning, journal, interruption):
                 journal.publish(target, tuning.complete)
@@ -109,10 +109,10 @@ def learn(tuning: Tuning, journal: Journal, interruption: Interruption) -> bool:
     """Collective. The steps from where the run stands to the last. False if it was interrupted before that; a
     checkpoint is written then."""
     step, steps = journal.restore(tuning), tuning.steps
-    if step in (0, steps):
-        found = tuning.validate(step)
-        if found and step == 0:
-            journal.logger.log(0, found)
+    if step == 0 and (found := tuning.validate(0)):
+        journal.logger.log(0, found)
+    if step == steps:
+        tuning.validate(steps)  # it was killed with all steps made; the model's folder wants the figures
     for batch in islice(tuning.batches(), step, None):
         metrics = tuning.step(step, batch)
         step += 1

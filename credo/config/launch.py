@@ -7,10 +7,12 @@ go on in one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from credo.config.checks import above_zero, at_least, require, unread
 from credo.config.train import TrainConfig
+
+Tree = TypeVar("Tree", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +68,9 @@ class TrainRecipe(TrainConfig):
     @property
     def config(self) -> TrainConfig:
         """The configuration alone."""
-        return TrainConfig(**{section.name: getattr(self, section.name) for section in fields(TrainConfig)})
+        return without_launch(TrainConfig, self)
+
+
+def without_launch(tree: type[Tree], recipe: Tree) -> Tree:
+    """What ``recipe`` says as a ``tree``, of which it is a subclass with a section more."""
+    return tree(**{section.name: getattr(recipe, section.name) for section in fields(tree)})

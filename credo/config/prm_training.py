@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from credo.config.checks import above_zero, at_least, require, share, unread
-from credo.config.launch import LaunchConfig
+from credo.config.launch import LaunchConfig, without_launch
 from credo.config.running import ModelConfig, RunConfig, TrainingConfig, TuningCheckpointConfig
 from credo.config.sampling import Template
 
@@ -117,4 +117,4 @@ class PrmTrainingRecipe(PrmTrainingConfig):
     @property
     def config(self) -> PrmTrainingConfig:
         """The configuration alone."""
-        return PrmTrainingConfig(**{part.name: getattr(self, part.name) for part in fields(PrmTrainingConfig)})
+        return without_launch(PrmTrainingConfig, self)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from credo.config.checks import above_zero, at_least, require, unread
-from credo.config.launch import LaunchConfig
+from credo.config.launch import LaunchConfig, without_launch
 from credo.config.running import ArchitectureConfig, ModelConfig, RunConfig, TrainingConfig, TuningCheckpointConfig
 from credo.config.sampling import Template
 
@@ -118,4 +118,4 @@ class SftRecipe(SftConfig):
     @property
     def config(self) -> SftConfig:
         """The configuration alone."""
-        return SftConfig(**{section.name: getattr(self, section.name) for section in fields(SftConfig)})
+        return without_launch(SftConfig, self)

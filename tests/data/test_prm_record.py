@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,12 +30,8 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path):
 
 
 def test_what_is_no_number_is_null(tmp_path: Path):
-    write_record(tmp_path, PrmRecord(**{**vars_of(SAID), "held_out": {"auc": math.nan, "all": [math.inf, 1]}}))
+    write_record(tmp_path, replace(SAID, held_out={"auc": math.nan, "all": [math.inf, 1]}))
     assert json.loads((tmp_path / RECORD).read_text())["held_out"] == {"auc": None, "all": [None, 1]}
-
-
-def vars_of(record: PrmRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in PrmRecord.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "beta": 0.1}'])

@@ -169,7 +169,7 @@ def test_torchrun_starts_ranks_again_when_one_is_killed_in_mid_step(tmp_path: Pa
 
 
 def talkative(folder: Path) -> Path:
-    """A recipe of which nearly all the time is sampling."""
+    """A recipe of which most of the time is sampling."""
     shape = ArchitectureConfig(
         layers=1, width=16, heads=2, positions=512, alphabet="abcd=" + "".join(map(chr, range(200, 300)))
     )
