@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from credo.rollout.attention import attend_causally, attend_past_hidden
+from credo.rollout.kernels import Kernels
 
 BLOCK = 32
 """Positions are read and allocated in blocks, so that shapes change seldom: matrix kernels are made for a shape."""
@@ -63,11 +65,12 @@ class PackedPrompts:
 class SlotCache:
     """Up to ``slots`` sequences of up to ``longest`` positions, each from position 0 of its slot on.
 
-    So nothing is padded or shifted.
+    So nothing is padded or shifted. With ``kernels`` the keys of each set lie in their blocks, (T / lanes, D, lanes),
+    and are for :meth:`attend_heads`; without, for :meth:`attend`.
     """
 
-    def __init__(self, slots: int, longest: int) -> None:
-        self.slots, self.capacity, self.longest = slots, 0, longest
+    def __init__(self, slots: int, longest: int, kernels: Kernels | None = None) -> None:
+        self.slots, self.capacity, self.longest, self.kernels = slots, 0, longest, kernels
         self.stored: dict[int, Float[Tensor, "2 N K T D"]] = {}
         """Keys and values of each layer."""
         self._lengths = self._rows = torch.zeros(0, dtype=torch.long)
@@ -84,12 +87,17 @@ class SlotCache:
             if layer not in self.stored:
                 self.stored[layer] = made.new_zeros(2, self.slots, made.shape[1], self.capacity, made.shape[3])
             stored = self.stored[layer]
-            stored[:, at, :, :length] = made[:, :, start:end].unsqueeze(1)
+            keys, values = made[:, :, start:end]
+            if self.kernels is not None:
+                keys = _blocked(keys, self.kernels.lanes)
+            stored[0, at, :, : keys.shape[1]] = keys.unsqueeze(0)
+            stored[1, at, :, :length] = values.unsqueeze(0)
             # What a former sequence left behind has weight 0, and 0 times its inf or nan would not be 0.
             stored[1, at, :, length:] = 0
 
     def begin(self, lengths: Int[Tensor, " N"], longest: int) -> None:
         """Next comes one token for each of the first ``N`` slots, at these positions, the largest being ``longest``."""
+        assert int(lengths.max()) == longest
         self._reserve(longest + 1)
         self._lengths, self._rows = lengths, torch.arange(len(lengths), device=lengths.device)
         self._reach = min(_rounded(longest + 1), self.capacity)
@@ -122,10 +130,28 @@ class SlotCache:
         )
         return attended.reshape(count, heads, 1, -1)
 
+    def attend_heads(
+        self,
+        layer: int,
+        heads: Float[Tensor, "N P D"],
+        cos: Float[Tensor, "N D"],
+        sin: Float[Tensor, "N D"],
+        *,
+        norms: tuple[Float[Tensor, " D"], Float[Tensor, " D"], float] | None,
+        scaling: float,
+        window: int | None,
+    ) -> Float[Tensor, "N A"]:
+        """The same from queries, keys and values before their norms and rotation, by the kernels."""
+        assert self.kernels is not None
+        return self.kernels.attend_slots(
+            heads, cos, sin, self.stored[layer], self._lengths, norms=norms, scaling=scaling, window=window
+        )
+
     def move(self, source: int, target: int, length: int) -> None:
         """The sequence of slot ``source``, of ``length`` positions, to slot ``target``."""
+        reach = _rounded(length)
         for stored in self.stored.values():
-            stored[:, target, :, :length] = stored[:, source, :, :length]
+            stored[:, target, :, :reach] = stored[:, source, :, :reach]
             stored[1, target, :, length:] = 0
 
     def _hidden_from(self, window: int | None, sets: int) -> Bool[Tensor, "N 1 T"]:
@@ -147,6 +173,13 @@ class SlotCache:
         for layer, old in self.stored.items():
             self.stored[layer] = old.new_zeros(*old.shape[:3], self.capacity, old.shape[4])
             self.stored[layer][..., :before, :] = old
+
+
+def _blocked(keys: Float[Tensor, "K S D"], lanes: int) -> Float[Tensor, "K T D"]:
+    """Keys in blocks of ``lanes`` positions, each laid out as (D, lanes); T is S rounded up to whole blocks."""
+    sets, length, width = keys.shape
+    padded = pad(keys, (0, 0, 0, -length % lanes))
+    return padded.unflatten(1, (-1, lanes)).transpose(2, 3).reshape(sets, -1, width)
 
 
 def _rounded(length: int) -> int:

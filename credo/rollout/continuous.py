@@ -15,6 +15,7 @@ from torch import Tensor
 
 from credo.rollout.attention import Slots
 from credo.rollout.cache import PackedPrompts, SlotCache
+from credo.rollout.kernels import Kernels
 from credo.rollout.rows import Row, Writer
 
 PROMPT_TOKENS = 1024
@@ -37,7 +38,7 @@ class Body(Protocol):
 class ContinuousDecoder:
     """Writes ``rows``, whose samples of one prompt stand together, over ``slots`` slots.
 
-    ``dtype`` is that of keys and values.
+    ``dtype`` is that of keys and values; ``kernels`` are those that ``body`` attends by, if it has any.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class ContinuousDecoder:
         *,
         slots: int,
         dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
         self.body, self.device, self.prompts, self.writer, self.dtype = body, device, prompts, writer, dtype
         self.queue = deque(rows)
         longest = max(len(prompts[row.prompt]) for row in rows) + writer.params.max_tokens
-        self.cache = SlotCache(slots, longest)
+        self.cache = SlotCache(slots, longest, kernels)
         self.rows: list[Row | None] = [None] * slots
         self.tokens = torch.zeros(slots, dtype=torch.long, device=self.device)
         self.lengths = [0] * slots

@@ -6,7 +6,8 @@ of other kinds run through their own modules (:func:`credo.rollout.packed.packed
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from credo.rollout.attention import Slots
+from credo.rollout.cache import SlotCache
+from credo.rollout.kernels import Kernels, compiled
 from credo.rollout.packed import PackedLinear
 
 KINDS = frozenset(("llama", "mistral", "qwen2", "qwen3"))
@@ -33,6 +36,8 @@ class LlamaBody(nn.Module):
         self.norm = Norm(decoder.norm, dtype)
         self.layers = nn.ModuleList(LlamaLayer(layer, dtype) for layer in decoder.layers)
         self.head = PackedLinear(dtype, model.lm_head)
+        self.kernels = _kernels(self, dtype)
+        """What decode steps are computed with between their products; without them, it is torch."""
 
     def forward(
         self,
@@ -43,11 +48,28 @@ class LlamaBody(nn.Module):
     ) -> Float[Tensor, "M V"]:
         """Logits after the positions ``kept`` of the only sequence, or after the only position of each."""
         hidden = self.embed(tokens)
-        cos, sin = (part.unsqueeze(2) for part in self.rotary(hidden, positions))
+        cos, sin = self.rotary(hidden, positions)
+        if isinstance(slots, SlotCache) and slots.kernels is not None:
+            return self._decoded(hidden[:, 0], cos[:, 0].contiguous(), sin[:, 0].contiguous(), slots, slots.kernels)
+        cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
         for layer in self.layers:
             hidden = layer(hidden, cos, sin, slots)
         last = hidden[:, 0] if kept is None else hidden[0, kept]
         return self.head(self.norm(last))
+
+    def _decoded(
+        self,
+        hidden: Float[Tensor, "N E"],
+        cos: Float[Tensor, "N D"],
+        sin: Float[Tensor, "N D"],
+        slots: SlotCache,
+        kernels: Kernels,
+    ) -> Float[Tensor, "N V"]:
+        """Logits after one token of each slot: the same as layer by layer in torch, but for rounding."""
+        added: Tensor | None = None
+        for layer in cast("Iterable[LlamaLayer]", self.layers):
+            added = layer.decoded(hidden, added, cos, sin, slots, kernels)
+        return self.head(kernels.add_and_norm(hidden, added, self.norm.weight, self.norm.epsilon))
 
 
 class LlamaLayer(nn.Module):
@@ -94,8 +116,33 @@ class LlamaLayer(nn.Module):
             softcap=None,
         )
         hidden = hidden + self.out(attended.transpose(1, 2).flatten(2))
-        inputs = self.between(hidden)
-        return hidden + self.down(self.up.times(inputs, self.gate.swish(inputs)))
+        return hidden + self._fed_forward(self.between(hidden))
+
+    def decoded(
+        self,
+        hidden: Float[Tensor, "N E"],
+        added: Float[Tensor, "N E"] | None,
+        cos: Float[Tensor, "N D"],
+        sin: Float[Tensor, "N D"],
+        slots: SlotCache,
+        kernels: Kernels,
+    ) -> Float[Tensor, "N E"]:
+        """What comes in is ``hidden + added``, what goes out ``hidden`` (changed in place) plus the result."""
+        heads = self.qkv(kernels.add_and_norm(hidden, added, self.before.weight, self.before.epsilon))
+        attended = slots.attend_heads(
+            self.index,
+            heads.unflatten(-1, (-1, self.width)),
+            cos,
+            sin,
+            norms=(self.q_norm.weight, self.k_norm.weight, self.q_norm.epsilon) if self.normed else None,
+            scaling=self.scaling,
+            window=self.window,
+        )
+        inputs = kernels.add_and_norm(hidden, self.out(attended), self.between.weight, self.between.epsilon)
+        return self._fed_forward(inputs)
+
+    def _fed_forward(self, inputs: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
+        return self.down(self.up.times(inputs, self.gate.swish(inputs)))
 
 
 class Norm(nn.Module):
@@ -103,7 +150,7 @@ class Norm(nn.Module):
 
     def __init__(self, source: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight, self.dtype = source.weight, dtype
+        self.weight, self.dtype, self.epsilon = source.weight, dtype, source.variance_epsilon
         self.floor = torch.tensor(source.variance_epsilon, device=source.weight.device)
 
     def forward(self, inputs: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
@@ -112,6 +159,14 @@ class Norm(nn.Module):
         norm = vector_norm(inputs, dim=-1, keepdim=True)
         scale = torch.addcmul(self.floor, norm, norm, value=1 / inputs.shape[-1]).rsqrt_()
         return (inputs * scale).mul_(self.weight).to(self.dtype)
+
+
+def _kernels(body: LlamaBody, dtype: torch.dtype) -> Kernels | None:
+    weight, layer = body.embed.weight, body.layers[0]
+    assert isinstance(layer, LlamaLayer)
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    return compiled(dtype, width=layer.width, group=layer.heads // layer.sets, hidden=weight.shape[1])
 
 
 def _rotated(

@@ -1,7 +1,7 @@
 """Samples inside the training process with the policy's own parameters: no server, no second model.
 
-Models with plain attention are decoded by continuous batching over packed weights; others, one batch after another,
-through transformers' own cache.
+Models with plain attention are decoded by continuous batching over packed weights, and what is kin to Llama with the
+steps of :mod:`credo.rollout.kernels`; others, one batch after another, through transformers' own cache.
 """
 
 from __future__ import annotations
@@ -80,6 +80,9 @@ class TorchEngine:
         """How this model is sampled from, for the log."""
         weights = "packed weights" if self.packed else "the weights that learn"
         way = f"continuous batching over {weights}" if self.continuous else "one batch after another"
+        body = self._own_body() if self.continuous else None
+        if isinstance(body, LlamaBody) and self.model.device.type == "cpu":
+            way += ", steps in C" if body.kernels else ", steps in torch (gcc would make them faster)"
         return f"{way}, {self.compute}, up to {self.concurrent:,} sequences at once"
 
     @property
@@ -132,14 +135,22 @@ class TorchEngine:
             return StaticDecoder(
                 self.model, rows, prompts, writer, slots=slots, pad_id=self.pad_id, compute=self.compute
             )
+        body = self._own_body()
+        if self._stale:
+            refresh(body)
+            self._stale = False
+        kernels = body.kernels if isinstance(body, LlamaBody) else None
+        return ContinuousDecoder(
+            body, self.model.device, rows, prompts, writer, slots=slots, dtype=self._dtype, kernels=kernels
+        )
+
+    def _own_body(self) -> LlamaBody | OwnBody:
+        """The body that samples; its weights are copied by ``refresh``."""
         if self._body is None:
             plain = self.packed and self.model.config.model_type in KINDS
             own = LlamaBody(self.model, self._dtype) if plain else None
             self._body = own or OwnBody(self.model, self._dtype, packed=self.packed)
-        if self._stale:
-            refresh(self._body)
-            self._stale = False
-        return ContinuousDecoder(self._body, self.model.device, rows, prompts, writer, slots=slots, dtype=self._dtype)
+        return self._body
 
     @property
     def _dtype(self) -> torch.dtype:
