@@ -19,6 +19,7 @@ from typing import Any
 from limits import CLOCKS
 
 from credo.assemble import assemble
+from credo.collect import Collector
 from credo.config import TrainConfig
 from credo.console import Console
 from credo.dist.world import World
@@ -68,6 +69,7 @@ class Training:
         proxies = {role: Timed(getattr(parts, role), role, self.stages, self.clock) for role in ROLES}
         self.parts = replace(parts, **{role: proxies[role] for role in ROLES if getattr(parts, role) is not None})
         coin = cycle((0.0, 1.0))
+        assert isinstance(parts.collector, Collector)
         parts.collector.engine = self.parts.engine
         parts.collector.verifier = ScriptedVerifier(lambda problem, response: Verdict(score=next(coin)))
 
@@ -81,7 +83,7 @@ class Training:
         self.stages.clear()
         started = self.clock()
         groups = parts.collector.collect(config.rollout.prompts, parts.policy.version).groups
-        made = prime_step(parts, groups, config, 0, World())
+        made = prime_step(parts, groups, config, 0)
         seconds = self.clock() - started
         tokens = counted(made.batch)
         if tokens["response"] != config.responses_per_step * config.rollout.max_tokens or made.skipped:

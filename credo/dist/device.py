@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 
 import torch
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt, from glibc's malloc.h
-_GROWS_BY = 64 * 2**20
 
 
 def set_threads(threads: int) -> None:
@@ -19,19 +14,6 @@ def set_threads(threads: int) -> None:
     """
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // sharers))
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Has malloc keep what tensors leave for those that follow: a page that the system clears anew costs more than it.
-
-    glibc gives large blocks back at once, and a fifth of a training step's processor time went into getting them again.
-    Elsewhere it does nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _GROWS_BY)):
-            mallopt(option, value)
 
 
 def choose_device(device: str) -> str:

@@ -97,7 +97,6 @@ class SlotCache:
 
     def begin(self, lengths: Int[Tensor, " N"], longest: int) -> None:
         """Next comes one token for each of the first ``N`` slots, at these positions, the largest being ``longest``."""
-        assert int(lengths.max()) == longest
         self._reserve(longest + 1)
         self._lengths, self._rows = lengths, torch.arange(len(lengths), device=lengths.device)
         self._reach = min(_rounded(longest + 1), self.capacity)
@@ -143,6 +142,8 @@ class SlotCache:
     ) -> Float[Tensor, "N A"]:
         """The same from queries, keys and values before their norms and rotation, by the kernels."""
         assert self.kernels is not None
+        if layer == 0 and int(self._lengths.max()) >= self.capacity:
+            raise ValueError(f"A position lies beyond the {self.capacity} of a slot.")
         return self.kernels.attend_slots(
             heads, cos, sin, self.stored[layer], self._lengths, norms=norms, scaling=scaling, window=window
         )

@@ -1,13 +1,14 @@
 /* What a decode step of a Llama does between its matrix products: norms, rotations, attention over a cache of slots.
  *
  * Compiled for one model (see kernels.py): WIDTH is the width of a head, GROUP the number of query heads that share keys,
- * LANES a power of two up to 16 that divides every width, BF16 is defined where products, keys and values are bfloat16
- * and not float. Sums are fp32, each made by one thread in one order: no number depends on threads or on other rows.
+ * LANES a power of two up to 16 that divides half of WIDTH and the width of hidden states, BF16 is defined where products,
+ * keys and values are bfloat16 and not float. Sums are fp32, each made by one thread in one order: no number depends on threads or on other rows.
  *
  * Keys lie in blocks of LANES positions, (T / LANES, D, LANES): one number of LANES keys is one load, and their scores are
  * made together without a sum across lanes.
  */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -123,7 +124,7 @@ static inline void attended(const float *queries, const element *keys, const ele
                             element *out) {
     lanes sums[GROUP][PARTS] = {}, totals[GROUP] = {}, weights[GROUP];
     float largest[GROUP];
-    for (int g = 0; g < GROUP; g++) largest[g] = -INFINITY;
+    for (int g = 0; g < GROUP; g++) largest[g] = -FLT_MAX;
     integers place;
     for (int i = 0; i < LANES; i++) place[i] = i;
     for (int64_t start = first / LANES * LANES; start < end; start += LANES) {

@@ -80,9 +80,8 @@ class TorchEngine:
         """How this model is sampled from, for the log."""
         weights = "packed weights" if self.packed else "the weights that learn"
         way = f"continuous batching over {weights}" if self.continuous else "one batch after another"
-        body = self._own_body() if self.continuous else None
-        if isinstance(body, LlamaBody) and self.model.device.type == "cpu":
-            way += ", steps in C" if body.kernels else ", steps in torch (gcc would make them faster)"
+        if self._plain and self.continuous:
+            way += ", steps in C" if getattr(self._own_body(), "kernels", None) else ", steps in torch"
         return f"{way}, {self.compute}, up to {self.concurrent:,} sequences at once"
 
     @property
@@ -147,10 +146,14 @@ class TorchEngine:
     def _own_body(self) -> LlamaBody | OwnBody:
         """The body that samples; its weights are copied by ``refresh``."""
         if self._body is None:
-            plain = self.packed and self.model.config.model_type in KINDS
-            own = LlamaBody(self.model, self._dtype) if plain else None
+            own = LlamaBody(self.model, self._dtype) if self._plain else None
             self._body = own or OwnBody(self.model, self._dtype, packed=self.packed)
+            self._stale = True
         return self._body
+
+    @property
+    def _plain(self) -> bool:
+        return self.packed and self.model.config.model_type in KINDS
 
     @property
     def _dtype(self) -> torch.dtype:

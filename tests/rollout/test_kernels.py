@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from credo.rollout import kernels, llama_body
+from credo.rollout import cache, kernels, llama_body
 from credo.rollout.cache import PackedPrompts, SlotCache
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
@@ -74,17 +75,17 @@ def test_attention_over_slots_is_that_of_the_formula(
     torch.manual_seed(0)
     sets, lengths = 2, [0, 1, 15, 16, 17, 33, 70]
     built = made(dtype, width=width, group=group)
-    cache = SlotCache(len(lengths) + 1, 80, built)
+    filled = SlotCache(len(lengths) + 1, 80, built)
     prompts = PackedPrompts([tuple(range(max(length, 1))) for length in lengths], dtype)
     prompts.stored[0] = torch.randn(2, sets, prompts.spans[-1][1], width).to(dtype)
     for slot in range(len(lengths)):
-        cache.fill([slot], prompts, slot)
+        filled.fill([slot], prompts, slot)
     positions = torch.tensor(lengths)
-    cache.begin(positions, 70)
+    filled.begin(positions, 70)
     heads = torch.randn(len(lengths), (group + 2) * sets, width).to(dtype)
     angles = torch.randn(len(lengths), width)
     norms = (torch.rand(width), torch.rand(width), 1e-5) if width == 16 else None
-    found = cache.attend_heads(0, heads, angles.cos(), angles.sin(), norms=norms, scaling=0.3, window=window)
+    found = filled.attend_heads(0, heads, angles.cos(), angles.sin(), norms=norms, scaling=0.3, window=window)
     for slot, length in enumerate(lengths):
         start, _ = prompts.spans[slot]
         before = prompts.stored[0][:, :, start : start + length].double()
@@ -130,14 +131,14 @@ def test_bfloat16_is_rounded_as_torch_rounds():
 @needs_compiler
 def test_what_is_not_a_number_stays_none_in_its_own_row():
     built = made(torch.float32, width=8, group=2)
-    cache = SlotCache(2, 40, built)
+    filled = SlotCache(2, 40, built)
     prompts = PackedPrompts([(1,) * 20], torch.float32)
     prompts.stored[0] = torch.randn(2, 1, 20, 8)
-    cache.fill([0, 1], prompts, 0)
-    cache.begin(torch.tensor([20, 20]), 20)
+    filled.fill([0, 1], prompts, 0)
+    filled.begin(torch.tensor([20, 20]), 20)
     heads, ones = torch.randn(2, 4, 8), torch.ones(2, 8)
     heads[0, 0, 3] = float("nan")
-    found = cache.attend_heads(0, heads, ones, ones, norms=None, scaling=1.0, window=None)
+    found = filled.attend_heads(0, heads, ones, ones, norms=None, scaling=1.0, window=None)
     assert found[0, :8].isnan().all()
     assert not found[0, 8:].isnan().any()
     assert not found[1].isnan().any()
@@ -168,7 +169,8 @@ def test_a_row_is_the_same_in_any_company_and_on_any_number_of_threads(monkeypat
 @pytest.mark.parametrize("name", KINDS)
 def test_sampling_is_the_same_with_and_without(name: str, monkeypatch: pytest.MonkeyPatch):
     """Slots are refilled, moved and grown on the way."""
-    model, prompts, groups = family(name), [(3, 4, 5), (6,), tuple(range(3, 14)) * 3, (5, 5)], []
+    monkeypatch.setattr(cache, "FIRST", 32)
+    model, prompts, groups = family(name), [(3, 4, 5), (6,), tuple(range(3, 14)) * 2, (5, 5)], []
     for compiled in (kernels.compiled, lambda *_, **__: None):
         monkeypatch.setattr(llama_body, "compiled", compiled)
         engine = TorchEngine(model, eos_ids=frozenset([EOS]), pad_id=PAD, concurrent=9)
@@ -192,14 +194,64 @@ def test_without_a_compiler_that_works_there_are_no_kernels(text: str, tmp_path:
     monkeypatch.setattr(kernels, "SECONDS", 1)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     program(tmp_path, text)
-    assert kernels.compiled(torch.float32, width=8, group=5, hidden=8 * len(text)) is None
+    assert kernels.compiled.__wrapped__(torch.float32, width=8, group=2, hidden=8) is None
 
 
 def test_without_any_compiler_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert kernels.compiled(torch.float32, width=8, group=6, hidden=8) is None
+    assert kernels.compiled.__wrapped__(torch.float32, width=8, group=2, hidden=8) is None
+
+
+@needs_compiler
+def test_without_a_place_for_files_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert kernels.compiled.__wrapped__(torch.float32, width=8, group=2, hidden=8) is None
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(6, 64), (16, 6), (4, 64)])
 def test_widths_that_no_vector_divides_have_no_kernels(width: int, hidden: int):
     assert kernels.compiled(torch.float32, width=width, group=1, hidden=hidden) is None
+
+
+@needs_compiler
+def test_a_key_of_no_weight_leaves_the_others_theirs():
+    """Every score of the first block is -inf, as where products overflow."""
+    built, stored = made(torch.float32, width=8, group=1), torch.zeros(2, 1, 1, 32, 8)
+    stored[0, 0, 0, :16] = -torch.inf
+    stored[1, 0, 0, 20] = 1.0
+    heads, one = torch.ones(1, 3, 8), torch.ones(1, 8)
+    heads[:, 1:] = 0
+    found = built.attend_slots(heads, one, one * 0, stored, torch.tensor([31]), norms=None, scaling=1.0, window=None)
+    assert torch.allclose(found, torch.full((1, 8), 1 / 16))
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", ["type", "order", "capacity", "heads", "slots", "position"])
+def test_what_c_would_misread_is_refused(wrong: str):
+    built, stored, heads = made(torch.float32, width=16, group=2), torch.zeros(2, 3, 1, 32, 16), torch.ones(3, 4, 16)
+    angles, positions = torch.ones(3, 16), torch.tensor([31, 0, 0])
+    filled = SlotCache(3, 32, built)
+    filled.stored[0], filled.capacity = stored, 32
+    if wrong == "type":
+        heads = heads.bfloat16()
+    if wrong == "order":
+        angles = torch.ones(16, 3).T
+    if wrong == "capacity":
+        filled.stored[0] = torch.zeros(2, 3, 1, 36, 16)
+    if wrong == "heads":
+        heads = torch.ones(3, 5, 16)
+    if wrong == "slots":
+        heads, angles, positions = torch.ones(4, 4, 16), torch.ones(4, 16), torch.tensor([31, 0, 0, 0])
+    filled.begin(positions, 31)
+    if wrong == "position":
+        positions[1] = 32
+    with pytest.raises(ValueError, match=r"given|beyond"):
+        filled.attend_heads(0, heads, angles, angles, norms=None, scaling=1.0, window=None)
+
+
+@needs_compiler
+def test_an_engine_samples_again_after_it_was_closed():
+    engine = TorchEngine(family("llama"), eos_ids=frozenset([EOS]), pad_id=PAD, concurrent=9)
+    before = engine.sample([(3, 4)], 2, SamplingParams(max_tokens=5), [1])
+    engine.close()
+    assert engine.sample([(3, 4)], 2, SamplingParams(max_tokens=5), [1]) == before
