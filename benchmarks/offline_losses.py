@@ -1,11 +1,11 @@
 """The four losses of an offline implicit PRM on the demo's sums: ranking, best of 16, and cost.
 
-The model of demo-sft.toml answers sums 8 times each; each loss makes a PRM of the same judged answers. On 400 other
-sums the best of 16 answers, by the sum and by the least of its token rewards, is set against the majority and against
-one answer by luck. Intervals are over problems.
+The model of demo-sft.toml answers sums 8 times each; each loss makes a PRM of the same judged answers. On other sums
+the best of 16 answers, by the sum and by the least of its token rewards, is set against the majority and against one
+answer by luck. Intervals are over problems. It takes half an hour on one thread.
 
     credo sft recipes/demo-sft.toml
-    python benchmarks/offline_losses.py
+    python benchmarks/offline_losses.py [--problems 3000 --steps 500 --judged 400] [--losses ce dpo]
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo-sft/model")
     parser.add_argument("--losses", nargs="+", default=LOSSES)
+    parser.add_argument("--problems", type=int, default=12_000, help="answered 8 times each, to learn from")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--judged", type=int, default=1600, help="other problems, answered 16 times each")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sample(options.model, folder / "learn.jsonl", SUMS.format(size=3000, seed=4_000_000), 8)
-        sample(options.model, folder / "choose.jsonl", SUMS.format(size=400, seed=6_000_000), 16)
-        rows = {loss: measured(loss, folder, options.model) for loss in options.losses}
+        sample(options.model, folder / "learn.jsonl", SUMS.format(size=options.problems, seed=14_000_000), 8)
+        sample(options.model, folder / "choose.jsonl", SUMS.format(size=options.judged, seed=18_000_000), 16)
+        rows = {loss: measured(loss, folder, options.model, options.steps) for loss in options.losses}
     baselines = rows[options.losses[0]]["choice"]
     print(f"mean@1 {baselines['mean@1']}, majority of 16 {baselines['majority']}, pass@16 {baselines['pass@N']}")
     print("| loss | pair accuracy | AUC | chosen by | best of 16 | minus majority | minus one answer | seconds |")
@@ -59,11 +62,11 @@ def sample(model: str, output: Path, problems: str, samples: int) -> None:
     credo("prm", "rollouts", *words, "--max-tokens", "64", *ANSWER)
 
 
-def measured(loss: str, folder: Path, model: str) -> dict[str, Any]:
+def measured(loss: str, folder: Path, model: str, steps: int) -> dict[str, Any]:
     """The figures of a PRM made with ``loss``."""
     started = time.perf_counter()
     learning = ["--model.path", model, "--offline.sources", str(folder / "learn.jsonl"), "--offline.loss", loss]
-    run = ["--run.folder", str(folder), "--run.name", loss]
+    run = ["--run.folder", str(folder), "--run.name", loss, "--run.steps", str(steps)]
     credo("prm", "train", str(ROOT / "recipes" / "prm-demo.toml"), *learning, *run)
     seconds = time.perf_counter() - started
     prm = folder / loss / "prm"
