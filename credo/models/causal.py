@@ -216,8 +216,11 @@ def _forward(
         hidden = packed_hidden(model.get_decoder(), packing, compute)
     else:
         hidden = below.hidden(model, packing, compute)
+    # Not hidden[..]: a prompt's end predicts for each of its responses, and there the gradients of equal indices are
+    # summed in whatever order threads come by.
+    predicting = hidden.index_select(0, packing.predicting)
     values = linear_logprobs(
-        hidden[packing.predicting].to(torch.bfloat16 if compute == "bf16" else hidden.dtype),
+        predicting.to(torch.bfloat16 if compute == "bf16" else hidden.dtype),
         head.weight,
         head.bias,
         targets,

@@ -91,3 +91,20 @@ def test_the_model_is_as_before_after_a_packed_pass():
     before = model.config._attn_implementation
     packed_hidden(model.get_decoder(), pack(*collate_demonstrations(ROWS, PAD)), "fp32")
     assert model.config._attn_implementation == before
+
+
+def test_gradients_are_the_same_bits_again_on_several_threads():
+    """A prompt's end predicts the first token of each of its responses: their gradients have one sum, in one order."""
+    threads, made = torch.get_num_threads(), []
+    rows = [((3, 4, 5, prompt), (6 + k % 7, 7, 8)) for k in range(300) for prompt in range(6, 14)]
+    tokens, attention, mask = collate_demonstrations(rows, PAD)
+    model = family("llama")
+    try:
+        torch.set_num_threads(4)
+        for _ in range(6):
+            model.zero_grad()
+            response_logprobs(model, tokens, attention, mask, temperature=1.0).sum().backward()
+            made.append([parameter.grad.clone() for parameter in model.parameters()])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for again in made for one, other in zip(again, made[0], strict=True))
