@@ -2,7 +2,8 @@
  *
  * Compiled for one model (see kernels.py): WIDTH is the width of a head, GROUP the number of query heads that share keys,
  * LANES a power of two up to 16 that divides half of WIDTH and the width of hidden states, BF16 is defined where products,
- * keys and values are bfloat16 and not float. Sums are fp32, each made by one thread in one order: no number depends on threads or on other rows.
+ * keys and values are bfloat16 and not float. Sums are fp32, each made by one thread in one order: no number depends on
+ * threads or on other rows.
  *
  * Keys lie in blocks of LANES positions, (T / LANES, D, LANES): one number of LANES keys is one load, and their scores are
  * made together without a sum across lanes.

@@ -120,8 +120,9 @@ def compiled(dtype: torch.dtype, *, width: int, group: int, hidden: int) -> Kern
             # Linked without -fopenmp: torch has loaded an OpenMP already, and the threads of two would fight.
             commands = [*FLAGS, *sizes, "-c", str(SOURCE), "-o", objects], ["-shared", objects, "-o", library]
             for words in commands:
-                ended = {"check": True, "capture_output": True, "stdin": subprocess.DEVNULL, "timeout": SECONDS}
-                subprocess.run([compiler, *words], **ended)
+                subprocess.run(
+                    [compiler, *words], check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS
+                )
             return Kernels(ctypes.CDLL(library), dtype, width=width, group=group, lanes=lanes)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,7 +1,7 @@
 """The decoder of Llama and its kin written out for sampling: few operations, products packed, no gradient.
 
 A decode step is hundreds of small operations around a few large products; on a CPU the small ones cost as much. Models
-of other kinds run through their own modules (:func:`credo.rollout.packed.packed_body`).
+of other kinds run through their own modules (:class:`credo.rollout.packed.OwnBody`).
 """
 
 from __future__ import annotations

@@ -79,6 +79,9 @@ class OwnBody(nn.Module):
     Not ``packed``, it has the linear layers too, under autocast. Called as :class:`credo.rollout.continuous.Body`.
     """
 
+    kernels = None
+    """Its decode steps are the model's own."""
+
     def __init__(self, model: Any, dtype: torch.dtype, *, packed: bool = True) -> None:
         super().__init__()
         self.model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})

@@ -81,7 +81,7 @@ class TorchEngine:
         weights = "packed weights" if self.packed else "the weights that learn"
         way = f"continuous batching over {weights}" if self.continuous else "one batch after another"
         if self._plain and self.continuous:
-            way += ", steps in C" if getattr(self._own_body(), "kernels", None) else ", steps in torch"
+            way += ", steps in C" if self._own_body().kernels else ", steps in torch"
         return f"{way}, {self.compute}, up to {self.concurrent:,} sequences at once"
 
     @property
@@ -138,9 +138,8 @@ class TorchEngine:
         if self._stale:
             refresh(body)
             self._stale = False
-        kernels = body.kernels if isinstance(body, LlamaBody) else None
         return ContinuousDecoder(
-            body, self.model.device, rows, prompts, writer, slots=slots, dtype=self._dtype, kernels=kernels
+            body, self.model.device, rows, prompts, writer, slots=slots, dtype=self._dtype, kernels=body.kernels
         )
 
     def _own_body(self) -> LlamaBody | OwnBody:
