@@ -132,7 +132,7 @@ def held(model: str, sharding: Any) -> dict[str, int]:
 
     from credo.config import PolicyConfig
     from credo.dist.join import joined
-    from credo.models.causal import load_model, shard_model
+    from credo.models.causal import load_model
     from credo.models.policy import Policy
     from credo.types import Batch
 
@@ -140,7 +140,7 @@ def held(model: str, sharding: Any) -> dict[str, int]:
     with joined(device="cpu", sharding=sharding) as world:
         start = load_model(model)
         policy = Policy(
-            shard_model(start.model, world, "fp32"),
+            start.model,
             PolicyConfig(),
             temperature=1.0,
             token_budget=1024,

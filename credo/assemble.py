@@ -32,7 +32,7 @@ from credo.models.lora import freeze
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
-from credo.roles import build_roles
+from credo.roles import build_roles, whole_policy
 from credo.rollout.engine import RolloutEngine, SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 from credo.rollout.vllm_engine import VllmEngine
@@ -115,7 +115,7 @@ def _assembled(
     marked = fingerprint(start)
     if config.lora.rank:
         freeze(start.model, config.model.precision)
-    whole: Any = copy.deepcopy(start.model).to(world.device) if world.sharded else None  # pyright: ignore
+    whole = whole_policy(config, start, world) if world.sharded else None
     roles = build_roles(config, start, world, console)
     if config.rollout.ahead and whole is None:
         whole = copy.deepcopy(roles.policy.model)

@@ -107,10 +107,11 @@ def _train(
 @contextmanager
 def _ranks(device: str, options: LaunchConfig) -> Iterator[World]:
     """The ranks that are there."""
-    sharding: dict[str, Any] = {"sharding": options.sharding, "offload": options.offload}
-    with joined(device=device, timeout=options.timeout, **sharding) as world:
-        if world.size == 1:
-            unread(options, "launch", "sharding", "offload", cause="in a world of one rank")
+    with joined(device, timeout=options.timeout, sharding=options.sharding, offload=options.offload) as world:
+        if world.size == 1 and not world.offload:
+            unread(options, "launch", "sharding", cause="in a world of one rank")
+        if world.device == "cpu":
+            unread(options, "launch", "offload", cause="where models are in the host's memory already")
         yield world
 
 

@@ -6,6 +6,7 @@ ranks, the policy is the last to be, because the others are copies of it whole.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ from credo.config import TrainConfig
 from credo.console import Console
 from credo.data.prm_record import read_record
 from credo.dist.world import World
-from credo.models.causal import CausalModel, fingerprint, load_model, recompute_layers, shard_model
+from credo.models.causal import CausalModel, fingerprint, load_model, recompute_layers
 from credo.models.critic import Critic
-from credo.models.lora import as_now, with_adapter
+from credo.models.lora import with_adapter
 from credo.models.policy import Policy
 from credo.models.prm import Prm
 from credo.models.reference import Reference
@@ -56,13 +57,7 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
     if config.training.gradient_checkpointing:
         for learner in (model, *([prm.model] if prm is not None else [])):
             recompute_layers(learner)
-    policy = Policy(
-        shard_model(model, world, config.model.precision),
-        config.policy,
-        temperature=config.rollout.temperature,
-        seed=config.run.seed,
-        **settings,
-    )
+    policy = Policy(model, config.policy, temperature=config.rollout.temperature, seed=config.run.seed, **settings)
     if config.prm.enabled and config.prm.reference == "policy":
         reference = policy
     if config.lora.rank == 0:
@@ -70,10 +65,20 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
     return Roles(policy=policy, prm=prm, reference=reference, anchor=anchor, critic=critic)
 
 
+def whole_policy(config: TrainConfig, start: CausalModel, world: World) -> PreTrainedModel:
+    """The policy at its start, whole on each rank, to sample from where :func:`build_roles` will spread it.
+
+    Under an adapter the weights are those of ``start``, which then stay whole.
+    """
+    model = start.model if config.lora.rank else copy.deepcopy(start.model)
+    own: Any = with_adapter(model, config.lora, mixed_seed(config.run.seed, POLICY))
+    return own.to(world.device)
+
+
 def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console) -> tuple[Prm, Reference | None]:
     """PRM and reference; no reference where that is the policy."""
     settings = _settings(config, world)
-    model = _own_model("prm.path", config.prm.path, config, start)
+    model = _own_model("prm.path", config.prm.path, config, start, world)
     if config.prm.top_layers:
         _warn_of_record(config, replace(start, model=model), console)
         trunk = Trunk(model, config.prm.top_layers, token_budget=settings["token_budget"], compute=settings["compute"])
@@ -81,15 +86,15 @@ def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console
         return prm, Reference(model, trunk=trunk, **settings)
     match config.prm.reference:
         case "own":
-            against = as_now(model, config.lora)
+            against = copy.deepcopy(model)
         case "initial":
-            against = _own_model("prm.reference_path", config.prm.reference_path, config, start)
+            against = _own_model("prm.reference_path", config.prm.reference_path, config, start, world)
         case "policy":
             against = start.model
     _warn_of_record(config, replace(start, model=against), console)
-    reference = None if config.prm.reference == "policy" else _frozen(against, config, world)
+    reference = None if config.prm.reference == "policy" else Reference(against, **settings)
     learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))
-    return Prm(shard_model(learning, world, config.model.precision), config.prm, **settings), reference
+    return Prm(learning, config.prm, **settings), reference
 
 
 def _anchor(config: TrainConfig, start: CausalModel, world: World, reference: Reference | None) -> Reference | None:
@@ -97,7 +102,9 @@ def _anchor(config: TrainConfig, start: CausalModel, world: World, reference: Re
     if config.policy.kl_coef == 0:
         return None
     same = config.prm.reference == "initial" and config.prm.reference_path in ("", config.model.path)
-    return reference if same and reference is not None else _frozen(as_now(start.model, config.lora), config, world)
+    if same and reference is not None:
+        return reference
+    return Reference(_as_now(start, config, world), **_settings(config, world))
 
 
 def _critic(config: TrainConfig, start: CausalModel, world: World) -> Critic | None:
@@ -122,15 +129,18 @@ def _settings(config: TrainConfig, world: World) -> dict[str, Any]:
     }
 
 
-def _frozen(model: PreTrainedModel, config: TrainConfig, world: World) -> Reference:
-    model.requires_grad_(False)
-    return Reference(shard_model(model, world, config.model.precision), **_settings(config, world))
+def _as_now(start: CausalModel, config: TrainConfig, world: World) -> PreTrainedModel:
+    """The policy's start as it stays while roles learn from it: a copy, unless what learns is adapters around it.
+
+    Spread, each role has a share of its own of the weights under its adapter.
+    """
+    return start.model if config.lora.rank and not world.sharded else copy.deepcopy(start.model)
 
 
-def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> PreTrainedModel:
+def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel, world: World) -> PreTrainedModel:
     """The model at ``path``, or a copy of the policy's start. Raises ValueError for another tokenizer than its."""
     if path in ("", config.model.path):
-        return as_now(start.model, config.lora)
+        return _as_now(start, config, world)
     own = load_model(path, key=key, device=str(start.model.device))
     if own.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise ValueError(
@@ -141,19 +151,12 @@ def _own_model(key: str, path: str, config: TrainConfig, start: CausalModel) -> 
 
 
 def _check_sharding(config: TrainConfig, world: World) -> None:
-    """Raises ValueError for roles that share parameters, which cannot be spread over ranks one by one."""
-    if not world.sharded:
-        return
-    for option, shares in (
-        ("lora.rank", config.lora.rank > 0),
-        ("prm.top_layers", config.prm.enabled and config.prm.top_layers > 0),
-        ("prm.ema", config.prm.enabled and config.prm.ema > 0),
-    ):
-        if shares:
-            raise ValueError(
-                f"launch.sharding = 'full' spreads each model by itself, which {option} does not allow; set "
-                f"launch.sharding = 'none', which keeps whole models on every rank, or leave {option} at 0."
-            )
+    """Raises ValueError for roles that share layers, which cannot be spread over ranks one by one."""
+    if world.sharded and config.prm.enabled and config.prm.top_layers > 0:
+        raise ValueError(
+            "launch.sharding = 'full' spreads each model by itself, which prm.top_layers does not allow; set "
+            "launch.sharding = 'none', which keeps whole models on every rank, or leave prm.top_layers at 0."
+        )
 
 
 def _warn_of_record(config: TrainConfig, reference: CausalModel, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from credo.config import ArchitectureConfig
 from credo.models.causal import build_model
+from credo.models.lora import merged_state
 
 EOS, PAD = 1, 0
 
@@ -67,3 +69,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 @cache
 def family(name: str) -> Any:
     return spread(FAMILIES[name]())
+
+
+def merged(role: Any, like: Any) -> Any:
+    """A model of the kind of ``like`` with the weights of ``role``, its adapter in them."""
+    own = copy.deepcopy(like).float()
+    own.load_state_dict(merged_state(role, lambda name, weight: weight))
+    return own

@@ -15,7 +15,7 @@ from credo.config import ArchitectureConfig, CheckpointConfig, CriticConfig, Pol
 from credo.data.batching import collate
 from credo.dist.shard import whole
 from credo.dist.world import World
-from credo.models.causal import CausalModel, build_model, shard_model
+from credo.models.causal import CausalModel, build_model
 from credo.models.critic import Critic
 from credo.models.division import ALONE
 from credo.models.policy import Policy
@@ -33,13 +33,11 @@ def start(seed: int = 0) -> CausalModel:
 
 def policy_of(model: CausalModel, world: World = ALONE) -> Policy:
     config = PolicyConfig(lr=1e-2, minibatch=2)
-    sharded = shard_model(model.model, world, "fp32")
-    return Policy(sharded, config, temperature=1.0, token_budget=64, compute="fp32", seed=0, world=world)
+    return Policy(model.model, config, temperature=1.0, token_budget=64, compute="fp32", seed=0, world=world)
 
 
 def prm_of(model: CausalModel, world: World = ALONE, *, ema: float = 0.0) -> Prm:
-    sharded = shard_model(model.model, world, "fp32")
-    return Prm(sharded, PrmConfig(lr=1e-2, ema=ema), token_budget=64, compute="fp32", world=world)
+    return Prm(model.model, PrmConfig(lr=1e-2, ema=ema), token_budget=64, compute="fp32", world=world)
 
 
 def critic_of(model: CausalModel, world: World = ALONE) -> Critic:

@@ -394,6 +394,7 @@ INERT_LAUNCH: list[tuple[dict[str, Any], str, Any]] = [
     ({"launch.kind": "torchrun"}, "launch.retries", 1),
     ({"launch.kind": "local"}, "launch.sharding", "full"),
     ({"launch.kind": "local"}, "launch.timeout", 60.0),
+    ({"launch.kind": "local"}, "launch.offload", True),
     ({}, "launch.offload", True),
     (ON_RAY, "launch.sharding", "full"),
     *((ON_RAY | {"launch.workers": 0}, f"launch.{name}", value) for name, value in (("timeout", 60.0), ("retries", 1))),

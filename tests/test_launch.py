@@ -55,6 +55,10 @@ def test_one_process_refuses_what_only_several_have(tmp_path: Path, options: dic
     assert f"launch.{next(iter(options))}" in refusal(tmp_path, **options)
 
 
+def test_what_is_in_the_memory_of_the_host_cannot_be_sent_there(tmp_path: Path):
+    assert "launch.offload" in refusal(tmp_path, kind="local", sharding="full", offload=True)
+
+
 def test_a_world_of_one_cannot_be_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     as_if_by_torchrun(monkeypatch, ranks=1)
     assert "launch.sharding" in refusal(tmp_path, sharding="full")

@@ -1,9 +1,17 @@
-"""One call in a thread of its own, waited for with a limit. A thread that outlives it does not keep the process."""
+"""One call in a thread of its own, waited for with a limit. A thread that outlives it does not keep the process.
+
+On Linux it takes what processor time the others leave: it must not slow down what it was started to run beside.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+
+LOWEST = 19
+"""Of priorities, as ``nice`` counts them."""
 
 
 class Background:
@@ -25,6 +33,8 @@ class Background:
 
     def _run(self) -> None:
         try:
+            if sys.platform == "linux":  # where a priority is a thread's own
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
             self._work()
         except BaseException as error:
             self._error = error

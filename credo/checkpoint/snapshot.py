@@ -17,11 +17,11 @@ from torch import Tensor
 
 from credo.checkpoint.folder import STATE, Checkpoint
 from credo.checkpoint.tensors import read_tensors, shapes_in, write_tensors
-from credo.dist.shard import is_spread, whole_state
+from credo.dist.shard import is_spread
 from credo.dist.world import World
 from credo.models.causal import load_weights, save_model
 from credo.models.critic import Critic
-from credo.models.lora import adapter_of, has_adapter, load_adapter, merged, save_adapter
+from credo.models.lora import adapter_of, has_adapter, load_adapter, merged_state, save_adapter
 from credo.models.optim import Optimizer
 from credo.models.prm import Prm
 
@@ -179,7 +179,7 @@ def _role(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World, hold: Hold
 ) -> dict[str, Callable[[Path], None]]:
     """A whole model that everyone can read, and beside it the adapter that learns, if one does."""
-    writers = _model(name, merged(model), tokenizer, world, hold)
+    writers = _model(name, model, tokenizer, world, hold)
     if has_adapter(model):
         keep = _on_first(name + ADAPTER, world, hold)
         weights = {key: keep(key, weight.detach()) for key, weight in adapter_of(model).items()}
@@ -190,7 +190,7 @@ def _role(
 def _model(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World, hold: Hold
 ) -> dict[str, Callable[[Path], None]]:
-    weights = whole_state(model, _on_first(name, world, hold))
+    weights = merged_state(model, _on_first(name, world, hold))
     return {name: partial(save_model, model, tokenizer, weights=weights)}
 
 

@@ -25,9 +25,10 @@ class LaunchConfig:
     workers: int = 1
     """Ray's workers, with a GPU each where models live on GPUs; 0 runs in this process, without a cluster."""
     sharding: Literal["none", "full"] = "none"
-    """With several ranks: each holds whole models, or all share weights, gradients and optimiser state (FSDP2)."""
+    """With several ranks, or with `launch.offload`: each holds whole models, or all share weights, gradients and
+    optimiser state (FSDP2)."""
     offload: bool = False
-    """Each rank keeps its share in the host's memory and fetches layers to the GPU when they run."""
+    """Each rank, or the only one, keeps its share in the host's memory and fetches layers to the GPU when they run."""
     timeout: float = 1800.0
     """Seconds that a rank waits for the others, and Ray for room for its workers, before the run stops."""
     retries: int = 0
@@ -42,14 +43,14 @@ class LaunchConfig:
             unread(self, "launch", "workers", "retries", cause=f"with launch.kind = '{self.kind}'")
         elif self.workers == 0:
             unread(self, "launch", "timeout", "retries", cause="with launch.workers = 0")
-        if self.kind == "ray" and self.workers < 2:
+        if self.kind == "ray" and self.workers < 2 and not self.offload:
             unread(self, "launch", "sharding", cause=f"with launch.workers = {self.workers}")
         if self.sharding == "none":
             unread(self, "launch", "offload", cause="with launch.sharding = 'none'")
 
     def refuse_ranks(self, cause: str) -> None:
         """Raises ValueError if something is said about several ranks, of which ``cause`` leaves but one."""
-        unread(self, "launch", "sharding", "offload", "timeout", cause=cause)
+        unread(self, "launch", "timeout", *([] if self.offload else ["sharding"]), cause=cause)
 
     def refuse_ray(self, command: str) -> None:
         """Raises ValueError for workers of Ray, which ``command`` does not run on."""

@@ -18,20 +18,22 @@ from credo.dist.world import World
 
 @contextmanager
 def joined(
-    *,
     device: str = "auto",
+    *,
     timeout: float = 1800.0,
     sharding: Literal["none", "full"] = "none",
     offload: bool = False,
 ) -> Iterator[World]:
     """The world that this process was started into: a process group already there, torchrun's, or itself alone.
 
+    Alone it makes a process group of one if models are to be kept out of the GPU by ``offload``.
+
     torchrun says so by the variables RANK, WORLD_SIZE and LOCAL_RANK. Tensors on the CPU travel by gloo, those on GPUs
     by NCCL. Raises RuntimeError if the others do not come within ``timeout`` seconds.
     """
     device, joining = choose_device(device), not _already()
     size = os.environ.get("WORLD_SIZE", "1")
-    if joining and size == "1":
+    if joining and size == "1" and not offload:
         yield World(device=device)
         return
     import torch.distributed as dist
@@ -40,7 +42,7 @@ def joined(
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if joining:
         try:
-            _join("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout)
+            _join("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout, alone=size == "1")
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(
                 f"Rank {os.environ.get('RANK')} of {size} could not meet the others: {first_line(error)} Check that "
@@ -60,11 +62,11 @@ def joined(
             dist.destroy_process_group()
 
 
-def _join(backend: str, timeout: float) -> None:
+def _join(backend: str, timeout: float, *, alone: bool) -> None:
     """Makes the process group of all that were started with this process."""
-    from torch.distributed import init_process_group
+    from torch.distributed import HashStore, init_process_group
 
-    store, rank, size = meet(timeout)
+    store, rank, size = (HashStore(), 0, 1) if alone else meet(timeout)
     init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
 
 

@@ -18,6 +18,8 @@ from credo.dist.world import World
 def shard(model: nn.Module, layers: list[nn.Module], world: World, *, forward: str, bf16: bool = False) -> None:
     """Collective. Spreads the parameters of ``model``, those of each of ``layers`` as a unit, over all ranks.
 
+    What learns among frozen parameters, an adapter, is small: it stays whole on each rank.
+
     ``forward`` names the method that runs them besides ``forward`` itself. With ``bf16`` layers are gathered in that
     precision, while each rank keeps its part, and sums gradients, in fp32. With ``world.offload`` the parts stay in the
     memory of the host between uses. ``model`` may be there at first: it goes to ``world.device`` layer by layer. Never
@@ -33,7 +35,11 @@ def shard(model: nn.Module, layers: list[nn.Module], world: World, *, forward: s
     )
 
     mesh = init_device_mesh(world.device, (world.size,))
-    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    apart = set(learning) if len(learning) < sum(1 for _ in model.parameters()) else set[nn.Parameter]()
+    for weight in apart:
+        weight.data = weight.data.to(world.device)
+    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True, "ignored_params": apart}
     if world.offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device == "cuda")
     precision = MixedPrecisionPolicy(
@@ -56,14 +62,15 @@ def whole(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sum_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
-    """Collective. Gradients summed over the ranks, if the model is whole on each; sharded ones are summed already.
+    """Collective. Gradients summed over the ranks, of weights that are whole on each; spread ones are summed already.
 
     A weight that has a gradient on no rank gets none, as in one process.
     """
-    if world.size == 1 or world.sharded:
+    entire = [weight for weight in parameters if not is_spread(weight)]
+    if world.size == 1 or not entire:
         return
-    found = world.all_reduce(torch.tensor([float(weight.grad is not None) for weight in parameters]), "max")
-    learning = [weight for weight, somewhere in zip(parameters, found.tolist(), strict=True) if somewhere]
+    found = world.all_reduce(torch.tensor([float(weight.grad is not None) for weight in entire]), "max")
+    learning = [weight for weight, somewhere in zip(entire, found.tolist(), strict=True) if somewhere]
     for weight in learning:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
@@ -76,9 +83,12 @@ def is_spread(value: Tensor) -> bool:
 
 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Collective. The parameters by name, shared ones once, put together one at a time."""
+    """Collective. The parameters by name, shared ones once, put together one at a time; spread and frozen ones stay."""
     for name, parameter in model.named_parameters():
-        yield name, whole(parameter.detach()) if is_spread(parameter) else parameter
+        if not is_spread(parameter):
+            yield name, parameter
+        elif parameter.requires_grad:
+            yield name, whole(parameter.detach())
 
 
 def whole_state(

@@ -53,10 +53,11 @@ class World:
         sharding: Literal["none", "full"] = "none",
         offload: bool = False,
     ) -> None:
-        """``sharding`` and ``offload`` say how models lie on several ranks; see :mod:`credo.dist.shard`."""
+        """``sharding`` and ``offload`` say how models lie on the ranks, or beside the only one; see
+        :mod:`credo.dist.shard`."""
         assert 0 <= rank < size
         self.rank, self.size, self.device, self.timeout = rank, size, device, timeout
-        self.sharded, self.offload = sharding == "full" and size > 1, offload
+        self.sharded, self.offload = sharding == "full" and (size > 1 or offload), offload
         self.group: Any = None
         self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
         """What the work of one rank runs in, such as what lets it be interrupted."""

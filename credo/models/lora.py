@@ -7,7 +7,7 @@ order of forward and backward passes, a role is the backbone plus its adapter. T
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from credo.config import LoraConfig
+from credo.dist.shard import whole_state
 from credo.models.causal import Compute
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 NAME = "default"
 """Of the only adapter in a model, as PEFT has it."""
 WEIGHTS = "adapter_model.safetensors"
+BASE = ".base_layer."
+"""What PEFT puts before the names of the weights under an adapter."""
 
 
 def freeze(model: PreTrainedModel, compute: Compute) -> None:
@@ -36,11 +39,6 @@ def freeze(model: PreTrainedModel, compute: Compute) -> None:
         for layer in model.modules():
             if type(layer) is nn.Linear and layer is not model.get_output_embeddings():
                 layer.bfloat16()
-
-
-def as_now(model: PreTrainedModel, config: LoraConfig) -> PreTrainedModel:
-    """``model`` as it stays when roles learn that started from it: a copy, or itself if what learns is adapters."""
-    return model if config.rank else copy.deepcopy(model)
 
 
 def with_adapter(backbone: PreTrainedModel, config: LoraConfig, seed: int) -> PreTrainedModel:
@@ -85,20 +83,23 @@ def has_adapter(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """``model`` as one without adapter that computes the same, up to rounding; its linear layers are fp32 copies."""
-    if not has_adapter(model):
-        return model
-    whole: Any = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
-    del whole.peft_config
-    for name, layer in list(_adapted_layers(whole)):
-        layer.base_layer.weight = _constant(layer.base_layer.weight.float() + layer.get_delta_weight(NAME))
-        whole.set_submodule(name, layer.base_layer)
-    for module in whole.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            if weight.dtype != torch.float32:
-                setattr(module, name, _constant(weight.float()))
-    return whole
+def merged_state(model: PreTrainedModel, hold: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Collective. ``whole_state`` of the model without adapter that computes the same as ``model``, up to rounding.
+
+    Of a model with an adapter it is in fp32.
+    """
+    adapted = dict(_adapted_layers(model))
+    if not adapted:
+        return whole_state(model, hold)
+
+    def together(name: str, weight: Tensor) -> Tensor:
+        layer = adapted.get(name.removesuffix(f"{BASE}weight"))
+        added = 0.0 if layer is None else layer.get_delta_weight(NAME).to(weight.device)
+        return hold(name, weight.float() + added)
+
+    adapter = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    state = whole_state(model, together)
+    return {name.replace(BASE, "."): weight for name, weight in state.items() if name not in adapter}
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -136,10 +137,6 @@ def adapter_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "base_layer"))
-
-
-def _constant(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight, requires_grad=False)
 
 
 def _imported() -> Any:

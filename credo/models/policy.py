@@ -21,6 +21,7 @@ from credo.models.causal import (
     batch_logprobs,
     response_logprobs,
     response_logprobs_and_entropies,
+    shard_model,
 )
 from credo.models.division import ALONE, Division, divided_batch
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
@@ -81,7 +82,9 @@ class Policy:
         seed: int,
         world: World = ALONE,
     ) -> None:
-        self.model, self.config, self.temperature = model, config, temperature
+        """Collective. ``model`` is spread over the ranks if ``world`` asks for that."""
+        self.model = shard_model(model, world, compute)
+        self.config, self.temperature = config, temperature
         self.token_budget, self.seed, self.world = token_budget, seed, world
         self.compute: Compute = compute
         self.optimizer = Optimizer(

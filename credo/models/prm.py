@@ -17,7 +17,7 @@ from credo.algo.prm_losses import GroupScores, group_scores, prm_loss
 from credo.config import PrmConfig
 from credo.data.batching import rows_of
 from credo.dist.world import World
-from credo.models.causal import Compute, batch_logprobs, response_logprobs
+from credo.models.causal import Compute, batch_logprobs, response_logprobs, shard_model
 from credo.models.division import ALONE, divided_batch
 from credo.models.optim import GradientStep, Optimizer, constant, step_metrics
 from credo.models.trunk import Trunk, with_own_top
@@ -43,7 +43,14 @@ class Prm:
         trunk: Trunk | None = None,
         world: World = ALONE,
     ) -> None:
-        self.model, self.config, self.trunk = model, config, trunk
+        """Collective. ``model`` is spread over the ranks if ``world`` asks for that."""
+        self.average: PreTrainedModel | None = None
+        """The exponential average of the weights that ``score`` reads, where ``config.ema`` asks for one."""
+        if config.ema > 0:
+            average = copy.deepcopy(model) if trunk is None else with_own_top(model, trunk.layers)
+            self.average = shard_model(average.requires_grad_(False), world, compute)
+        self.model = shard_model(model, world, compute)
+        self.config, self.trunk = config, trunk
         self.token_budget, self.world = token_budget, world
         self.compute: Compute = compute
         self.optimizer = Optimizer(
@@ -53,11 +60,6 @@ class Prm:
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
         )
-        self.average: PreTrainedModel | None = None
-        """The exponential average of the weights that ``score`` reads, where ``config.ema`` asks for one."""
-        if config.ema > 0:
-            average = copy.deepcopy(model) if trunk is None else with_own_top(model, trunk.layers)
-            self.average = average.requires_grad_(False)
 
     @property
     def scorer(self) -> PreTrainedModel:

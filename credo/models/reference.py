@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo.dist.world import World
-from credo.models.causal import Compute, batch_logprobs
+from credo.models.causal import Compute, batch_logprobs, shard_model
 from credo.models.division import ALONE
 from credo.models.trunk import Trunk
 from credo.types import Batch
@@ -32,7 +32,8 @@ class Reference:
         trunk: Trunk | None = None,
         world: World = ALONE,
     ) -> None:
-        self.model, self.trunk = model.requires_grad_(False), trunk
+        """Collective. ``model`` is spread over the ranks if ``world`` asks for that."""
+        self.model, self.trunk = shard_model(model.requires_grad_(False), world, compute), trunk
         self.token_budget, self.world = token_budget, world
         self.compute: Compute = compute
         self._last: tuple[Batch, float, Tensor] | None = None

@@ -6,7 +6,6 @@ layer by layer over all. Verification, evaluation, checkpoints and groups that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -14,6 +13,7 @@ from credo.config import TrainConfig
 from credo.models.size import ModelSize, typical_size
 from credo.planning.arithmetic import longest_tokens
 from credo.planning.gpus import NODE, Gpu
+from credo.planning.passes import Pass, around, known, passes
 from credo.planning.plan import (
     GRADIENTS,
     MOMENTS,
@@ -98,20 +98,6 @@ class Estimate:
     seconds: Seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """A model's way through rows of a batch, as often as a step does it."""
-
-    stage: Literal["scoring", "prm", "critic", "policy"]
-    size: ModelSize
-    cost: int
-    """Operations a parameter and token: 2 forward, 6 with the backward pass, 4 if it ends in adapters."""
-    trained: int = 0
-    """Parameters with gradients."""
-    rows: int
-    times: int = 1
-
-
 def estimate(config: TrainConfig, sizes: Sizes, gpu: Gpu, gpus: int) -> Estimate:
     """What ``config`` takes on ``gpus`` of them. Raises ValueError for fewer than 1 and for sizes that are unknown."""
     if gpus < 1:
@@ -131,10 +117,17 @@ def estimate(config: TrainConfig, sizes: Sizes, gpu: Gpu, gpus: int) -> Estimate
 
 
 def ways(config: TrainConfig) -> tuple[Sharding, ...]:
-    """How its models can be spread, least first. Models that share weights are whole on every rank."""
-    prm = config.prm
-    sharing = config.lora.rank > 0 or (prm.enabled and (prm.top_layers > 0 or prm.ema > 0))
+    """How its models can be spread, least first. Models that share layers are whole on every rank."""
+    sharing = config.prm.enabled and config.prm.top_layers > 0
     return ("none",) if sharing else ("none", "full", "offload")
+
+
+def _backbones(config: TrainConfig, sharding: Sharding) -> int:
+    """How often the weights under the adapters are held: once, or spread for each role by itself."""
+    if sharding == "none":
+        return 1
+    prm, anchored = config.prm, config.policy.kl_coef > 0 and not reference_is_start(config)
+    return 1 + (1 + (prm.reference != "policy") if prm.enabled else 0) + anchored
 
 
 def usable(gpu: Gpu) -> float:
@@ -157,32 +150,34 @@ def _shaped(size: ModelSize) -> ModelSize:
 def footprint(config: TrainConfig, sizes: Sizes, gpus: int, sharding: Sharding) -> Footprint:
     """Bytes on one of ``gpus``."""
     held, policy, share = list(roles(config, sizes)), sizes.policy, 1 if sharding == "none" else gpus
-    trained = [_known(role.parameters) for role in held if role.trained]
+    adapters = held[1:] if config.lora.rank else []  # whole on each rank
+    spread = held[:1] * _backbones(config, sharding) if adapters else held
+    trained, apart = ([known(role.parameters) for role in some if role.trained] for some in (spread, adapters))
     resident = 0 if sharding == "offload" else 1
     width = compute_bytes(config)
     tokens = max(config.training.tokens_per_microbatch, longest_tokens(config))
-    kept = _known(policy.adapter)  # inputs and outputs of the linear layers
+    kept = known(policy.adapter)  # inputs and outputs of the linear layers
     if config.training.gradient_checkpointing:
-        kept = kept // _known(policy.layers) + _known(policy.layers) * _known(policy.width)
-    apart = WEIGHTS if sharding != "none" or config.rollout.ahead else 0  # a whole model that does not learn
+        kept = kept // known(policy.layers) + known(policy.layers) * known(policy.width)
+    copied = WEIGHTS if sharding != "none" or config.rollout.ahead else 0  # a whole model that does not learn
     top = config.prm.enabled and config.prm.top_layers > 0
-    shared = 4 * shared_tokens(config) * _known(sizes.prm.width) if top else 0
-    cache = sequences(config, policy, gpus)[1] * longest_tokens(config) * _known(policy.cached) * width
+    shared = 4 * shared_tokens(config) * known(sizes.prm.width) if top else 0
+    cache = sequences(config, policy, gpus)[1] * longest_tokens(config) * known(policy.cached) * width
     if sharding == "none":
-        largest = max(_known(role.parameters) - _known(role.halved) for role in held)
+        largest = max(known(role.parameters) - known(role.halved) for role in held)
         gathered = 2 * largest if width == 2 else 0  # autocast's copy of the weights in use
     else:  # two layers and what is around them, with their gradients
-        layer = _known(policy.linear) // _known(policy.layers)
-        gathered = 2 * layer * (width + GRADIENTS) + _around(policy) * (WEIGHTS + GRADIENTS)
+        layer = known(policy.linear) // known(policy.layers)
+        gathered = 2 * layer * (width + GRADIENTS) + around(policy) * (WEIGHTS + GRADIENTS)
     return Footprint(
-        weights=resident * sum(_weight_bytes(role) for role in held) // share,
-        moments=resident * MOMENTS * sum(trained) // share,
-        sampler=_known(policy.parameters) * (apart + (width if config.rollout.packed else 0)),
+        weights=resident * sum(map(_weight_bytes, spread)) // share + sum(map(_weight_bytes, adapters)),
+        moments=resident * MOMENTS * sum(trained) // share + MOMENTS * sum(apart),
+        sampler=known(policy.parameters) * (copied + (width if config.rollout.packed else 0)),
         cache=cache,
-        gradients=resident * GRADIENTS * max(trained) // share,
+        gradients=GRADIENTS * max(resident * max(trained, default=0) // share, *apart, 0),
         gathered=gathered,
         activations=tokens * kept * width + shared,
-        logits=logits_alive(config) * tokens * _known(policy.vocabulary) * width,
+        logits=logits_alive(config) * tokens * known(policy.vocabulary) * width,
     )
 
 
@@ -191,52 +186,13 @@ def seconds(config: TrainConfig, sizes: Sizes, gpu: Gpu, gpus: int, sharding: Sh
     stages = {"scoring": 0.0, "prm": 0.0, "critic": 0.0, "policy": 0.0}
     for made in passes(config, sizes):
         stages[made.stage] += made.times * _pass_seconds(config, made, gpu, gpus, sharding)
-    spread = sharding != "none" and gpus > 1
-    travelling = WEIGHTS * _known(sizes.policy.parameters) if spread else 0
+    spread = sharding != "none" and gpus > 1 and not config.lora.rank  # adapters are whole on each rank
+    travelling = WEIGHTS * known(sizes.policy.parameters) if spread else 0
     return Seconds(
         sampling=sampling_seconds(config, sizes.policy, gpu, gpus),
         **stages,
         weights=_wire_seconds(travelling, gpu, gpus),
     )
-
-
-def passes(config: TrainConfig, sizes: Sizes) -> Iterator[Pass]:
-    """All that goes through models in one step, sampling aside."""
-    batch, prm, policy, lora = config.responses_per_step, config.prm, sizes.policy, config.lora.rank
-    again = 2 if config.training.gradient_checkpointing else 0
-    cost, adapter = (4 + again, _known(policy.adapter) * lora) if lora else (6 + again, 0)
-    rows = min(config.policy.minibatch, batch)
-    steps = -(-batch // rows)
-    if steps > 1:
-        yield Pass(stage="scoring", size=policy, cost=2, rows=batch)
-    if prm.enabled:
-        yield Pass(stage="scoring", size=sizes.reference, cost=2, rows=batch)
-        top = _top(sizes.prm, prm.top_layers)
-        yield from [Pass(stage="scoring", size=top, cost=2, rows=batch)] * prm_scorings(config)
-        if prm.update != "none":
-            part = min(prm.minibatch, batch)
-            own = adapter or _known(sizes.prm.divided(prm.top_layers)[0])
-            yield Pass(stage="prm", size=top, cost=cost, trained=own, rows=part, times=-(-batch // part))
-        if config.advantage.baseline == "expected":
-            for size in (policy, top, sizes.reference):
-                yield Pass(stage="scoring", size=size, cost=2, rows=batch)
-    if config.policy.kl_coef > 0 and not (reference_is_start(config) and config.rollout.temperature == 1):
-        yield Pass(stage="scoring", size=policy, cost=2, rows=batch)
-    if config.advantage.estimator == "gae":
-        yield Pass(stage="scoring", size=policy, cost=2, rows=batch)
-        yield Pass(stage="critic", size=policy, cost=cost, trained=_known(policy.critic), rows=rows, times=steps)
-    own = adapter or _known(policy.parameters)
-    yield Pass(stage="policy", size=policy, cost=cost, trained=own, rows=rows, times=steps)
-
-
-def prm_scorings(config: TrainConfig) -> int:
-    """How often the PRM scores the batch in a pass of its own."""
-    prm, advantage = config.prm, config.advantage
-    if prm.update == "before":
-        return 1 if prm.loss == "ce" else 2
-    at_once = prm.update == "after" and prm.loss == "ce" and prm.ema == 0
-    at_once &= config.responses_per_step <= prm.minibatch
-    return 0 if at_once and advantage.baseline != "expected" and advantage.estimator != "remax" else 1
 
 
 def sampling_seconds(config: TrainConfig, policy: ModelSize, gpu: Gpu, gpus: int) -> float:
@@ -245,9 +201,9 @@ def sampling_seconds(config: TrainConfig, policy: ModelSize, gpu: Gpu, gpus: int
     share, slots = sequences(config, policy, gpus)
     steps = max(config.rollout.max_tokens, share * response / slots)  # no shorter than the longest response
     active, context, width = share * response / steps, prompt + response / 2, compute_bytes(config)
-    read = (_dense(policy) + active * context * _known(policy.cached)) * width
+    read = (_dense(policy) + active * context * known(policy.cached)) * width
     counted = active * _operations(policy, 2 * context)
-    launched = EAGER_LAYER * _known(policy.layers) if config.rollout.engine == "torch" else 0
+    launched = EAGER_LAYER * known(policy.layers) if config.rollout.engine == "torch" else 0
     step = max(read / (gpu.bandwidth * MEMORY_SHARE), counted / _speed(config, gpu), launched)
     prompts = share / config.rollout.per_prompt * prompt * _operations(policy, prompt) / _speed(config, gpu)
     return steps * step + prompts
@@ -262,7 +218,7 @@ def sequences(config: TrainConfig, policy: ModelSize, gpus: int) -> tuple[int, i
     share = -(-config.rollout.prompts // gpus) * (config.rollout.per_prompt + greedy)
     slots = min(config.rollout.concurrent, share)
     if config.rollout.cache_gb > 0:
-        each = longest_tokens(config) * _known(policy.cached) * compute_bytes(config)
+        each = longest_tokens(config) * known(policy.cached) * compute_bytes(config)
         slots = max(1, min(slots, int(config.rollout.cache_gb * 2**30 // each)))
     return share, slots
 
@@ -301,7 +257,7 @@ def _pass_seconds(config: TrainConfig, made: Pass, gpu: Gpu, gpus: int, sharding
     if sharding == "none":
         return computing + _wire_seconds(2 * GRADIENTS * made.trained, gpu, gpus)
     micro_batches = -int(-tokens // config.training.tokens_per_microbatch)
-    gathered = _known(made.size.linear) * compute_bytes(config) + _around(made.size) * WEIGHTS
+    gathered = known(made.size.linear) * compute_bytes(config) + around(made.size) * WEIGHTS
     travelling = gathered * (2 if made.trained else 1) + GRADIENTS * made.trained
     return max(computing, _wire_seconds(micro_batches * travelling, gpu, gpus))
 
@@ -318,32 +274,13 @@ def _speed(config: TrainConfig, gpu: Gpu) -> float:
 
 def _operations(size: ModelSize, length: float) -> float:
     """Of the forward pass of a token, in a sequence of ``length`` tokens that it sees half of on average."""
-    return 2 * _dense(size) + 2 * _known(size.queries) * length
+    return 2 * _dense(size) + 2 * known(size.queries) * length
 
 
 def _dense(size: ModelSize) -> int:
     """Parameters that are multiplied with every token: no table of embeddings."""
-    return _known(size.linear) + _known(size.vocabulary) * _known(size.width)
-
-
-def _around(size: ModelSize) -> int:
-    """Parameters outside the linear layers of the decoder: embeddings, output layer, norms."""
-    return _known(size.parameters) - _known(size.linear)
-
-
-def _top(size: ModelSize, layers: int) -> ModelSize:
-    """``size`` as if it had its last ``layers`` layers alone; 0 layers stand for all."""
-    if layers == 0:
-        return size
-    part = layers / _known(size.layers)
-    linear, queries = int(_known(size.linear) * part), int(_known(size.queries) * part)
-    return replace(size, linear=linear, queries=queries, parameters=linear + _around(size))
+    return known(size.linear) + known(size.vocabulary) * known(size.width)
 
 
 def _weight_bytes(role: Role) -> int:
-    return WEIGHTS * _known(role.parameters) - 2 * _known(role.halved)
-
-
-def _known(value: int | None) -> int:
-    assert value is not None, "with_shapes leaves nothing unknown"
-    return value
+    return WEIGHTS * known(role.parameters) - 2 * known(role.halved)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import pytest
@@ -16,6 +18,17 @@ def test_it_is_done_when_it_has_been_waited_for():
     work.wait(10.0)
     assert len(done) == 1
     assert done[0] != threading.get_ident()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads priorities of their own")
+def test_it_leaves_the_processor_to_the_others():
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    seen, before = [], priority()
+    Background(lambda: seen.append(priority())).wait(10.0)
+    assert seen == [19]
+    assert priority() == before
 
 
 def test_what_it_raises_is_raised_to_who_waits():

@@ -35,9 +35,16 @@ def test_a_process_that_nobody_else_was_started_with_is_alone(monkeypatch: pytes
         assert (world.rank, world.size) == (0, 1)
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with joined(sharding="full", offload=True) as world:
+    with joined(sharding="full") as world:
         assert (world.rank, world.size) == (0, 1)
         assert not world.sharded
+        assert not dist.is_initialized()
+
+
+def test_alone_it_can_spread_models_out_of_the_accelerator():
+    with joined(device="cpu", sharding="full", offload=True) as world:
+        assert (world.rank, world.size, world.sharded, world.offload) == (0, 1, True, True)
+        assert dist.get_world_size() == 1
     assert not dist.is_initialized()
 
 

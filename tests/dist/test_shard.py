@@ -12,12 +12,14 @@ from families import family
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from credo.config import CriticConfig
+from credo.checkpoint.snapshot import as_it_is
+from credo.config import CriticConfig, LoraConfig
 from credo.dist.shard import is_spread, load_whole, part_like, sum_gradients, whole, whole_state, whole_weights
 from credo.dist.world import World
 from credo.models.causal import Compute, recompute_layers, response_logprobs, shard_model
 from credo.models.critic import Critic
 from credo.models.division import divided
+from credo.models.lora import adapter_of, freeze, merged_state, with_adapter
 from credo.types import Batch
 
 ROWS, WIDTH = 5, 9
@@ -130,6 +132,29 @@ def computes_in_bf16(world: World) -> None:
         assert_alike(expected_gradients, gradients, 0.05)
 
 
+def adapters_stay_whole(world: World) -> None:
+    """What learns around a frozen model that is spread; in bf16 parts of that are halved."""
+    computes: tuple[Compute, ...] = ("fp32", "bf16")
+    for compute, tolerance in zip(computes, (1e-5, 0.05), strict=True):
+        alone = copy.deepcopy(family("llama"))
+        freeze(alone, compute)
+        role = with_adapter(alone, LoraConfig(rank=2), 1)
+        generator = torch.Generator().manual_seed(2)
+        for weight in adapter_of(role).values():
+            nn.init.normal_(weight, std=0.2, generator=generator)
+        expected, expected_gradients = learnt(role, World(), compute)
+        state = merged_state(role, as_it_is)
+        model = shard_model(copy.deepcopy(role), world, compute)
+        assert all(is_spread(weight) != weight.requires_grad for weight in model.parameters())
+        logprobs, gradients = learnt(model, world, compute)
+        torch.testing.assert_close(logprobs, expected, rtol=0.0, atol=tolerance)
+        assert_alike(expected_gradients, gradients, tolerance)
+        assert {name for name, _ in whole_weights(model)} == set(gradients), "nobody needs those that do not learn"
+        together = merged_state(model, as_it_is)
+        assert together.keys() == state.keys()
+        assert all(torch.equal(together[name], value) for name, value in state.items())
+
+
 def round_trips(world: World) -> None:
     """Whole weights are those that were spread, bit for bit, and can be written into a model that is spread or not."""
     for name in ("llama", "qwen2", "gpt2, learnt positions"):
@@ -205,6 +230,10 @@ def on_two_ranks(world: World) -> tuple[int, int]:
 def test_two_ranks_spread_what_one_holds():
     for here, everywhere in run_ranks(2, on_two_ranks, sharding="full"):
         assert 0.49 * everywhere < here <= 0.51 * everywhere
+
+
+def test_adapters_around_a_spread_model_are_whole_on_each_rank():
+    run_ranks(2, adapters_stay_whole, sharding="full")
 
 
 def test_three_ranks_put_parts_of_unequal_size_together():

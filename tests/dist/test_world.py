@@ -50,6 +50,8 @@ def test_alone_an_error_is_its_own():
 
 def test_one_process_is_never_sharded():
     assert not World(sharding="full").sharded
+    assert not World(offload=True).sharded
+    assert World(sharding="full", offload=True).sharded
     assert World(size=2, sharding="full").sharded
     assert not World(size=2).sharded
 

@@ -98,9 +98,13 @@ def killed(world: World, path: Path, step: int) -> None:
 
 
 AHEAD = {"rollout__ahead": True, "policy__importance_cap": 2.0}
+ADAPTERS = {"lora__rank": 2}
+AVERAGE = {"prm__ema": 0.5}
 
 
-@pytest.mark.parametrize(("sharding", "changes"), [("none", {}), ("full", {}), ("none", AHEAD)])
+@pytest.mark.parametrize(
+    ("sharding", "changes"), [("none", {}), ("full", {}), ("none", AHEAD), ("full", ADAPTERS), ("full", AVERAGE)]
+)
 def test_two_ranks_killed_in_mid_step_go_on_bit_for_bit_and_one_goes_on_nearly_so(
     tmp_path: Path, undisturbed: Path, sharding: Any, changes: dict[str, Any]
 ):

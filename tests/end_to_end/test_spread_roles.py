@@ -16,22 +16,17 @@ from credo.dist.world import World
 from credo.models.causal import load_model
 from credo.roles import Roles, build_roles
 
-SHARED = {"lora.rank": 2, "prm.top_layers": 1, "prm.ema": 0.9}
-"""Options by which two roles share parameters, or one has them twice."""
-
 
 def roles(folder: Path, world: World, **changes: Any) -> Roles:
     config = tiny_config(folder, **changes)
     return build_roles(config, load_model(config.model.path), world, Console(quiet=True))
 
 
-@pytest.mark.parametrize("option", SHARED)
-def test_roles_that_share_parameters_cannot_be_spread(tmp_path: Path, option: str):
-    changes = {option.replace(".", "__"): SHARED[option]}
-    with pytest.raises(ValueError, match=rf"launch\.sharding .*{option}"):
-        roles(tmp_path, World(size=2, sharding="full"), **changes)
-    roles(tmp_path, World(size=2), **changes)
-    roles(tmp_path, World(sharding="full"), **changes)
+def test_roles_that_share_layers_cannot_be_spread(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"launch\.sharding .*prm\.top_layers"):
+        roles(tmp_path, World(size=2, sharding="full"), prm__top_layers=1)
+    roles(tmp_path, World(size=2), prm__top_layers=1)
+    roles(tmp_path, World(sharding="full"), prm__top_layers=1)
 
 
 def spread(world: World, folder: Path) -> list[str]:
@@ -55,6 +50,32 @@ def spread(world: World, folder: Path) -> list[str]:
     assert all(weight.requires_grad for weight in found.policy.model.parameters())
     parts: dict[str, Any] = models | {"critic": found.critic.model}
     return [name for name, model in parts.items() if all(is_spread(weight) for weight in model.parameters())]
+
+
+def spread_around(world: World, folder: Path) -> None:
+    """Adapters and averages beside weights of which each role has its own."""
+    found = roles(folder / str(world.rank), world, lora__rank=2, policy__kl_coef=0.1)
+    averaged = roles(folder / str(world.rank), world, prm__ema=0.5).prm
+    assert found.prm is not None
+    assert found.reference is not None
+    assert found.reference is found.anchor
+    learners = [found.policy.model, found.prm.model]
+    for model in learners:
+        assert {is_spread(weight) for weight in model.parameters() if not weight.requires_grad} == {True}
+        assert {is_spread(weight) for weight in model.parameters() if weight.requires_grad} == {False}
+    shared = [{id(weight) for weight in model.parameters()} for model in (*learners, found.reference.model)]
+    assert not set.intersection(*shared)
+    assert averaged is not None
+    assert averaged.average is not None
+    start, average = (whole_state(model) for model in (averaged.model, averaged.average))
+    assert all(torch.equal(value, start[name]) for name, value in average.items())
+    assert all(is_spread(weight) and not weight.requires_grad for weight in averaged.average.parameters())
+
+
+def test_adapters_are_whole_and_averages_spread(tmp_path: Path):
+    for rank in range(2):
+        tiny_config(tmp_path / str(rank))
+    run_ranks(2, spread_around, tmp_path, sharding="full")
 
 
 def test_every_role_is_spread_and_whole(tmp_path: Path):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counted import CACHED, LAYER, PARAMETERS, C, D, H, I, L, V, W, counted_llama
+from counted import CACHED, KEPT, LINEAR, PARAMETERS, QUERIES, L, V, W, config, counted_sizes
 
 from credo.config import TrainConfig
-from credo.models.size import ModelSize, model_size
+from credo.models.size import ModelSize
 from credo.planning.estimate import (
     EAGER_LAYER,
     LINK_SHARE,
@@ -20,7 +20,6 @@ from credo.planning.estimate import (
     Sharding,
     estimate,
     footprint,
-    passes,
     sampling_seconds,
     seconds,
     usable,
@@ -30,14 +29,10 @@ from credo.planning.estimate import (
 )
 from credo.planning.gpus import Gpu, gpu_named
 from credo.planning.plan import Sizes
-from credo.recipe import build, read_recipe
+from credo.recipe import read_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "eurus2-7b.toml"
 GPU = Gpu(name="g", memory=1.0, bandwidth=1e9, bf16=2e9, fp32=1e9, link=1e8, network=5e7, source="made up")
-LINEAR = L * (LAYER - 2 * W)
-QUERIES = L * H * D
-KEPT = L * (2 * (W + H * D) + 2 * (W + C * D) + 3 * (W + I))
-"""Inputs and outputs of the linear layers."""
 AROUND = PARAMETERS - LINEAR
 PROMPT, RESPONSE, LONGEST = 25, 14, 128
 """Means as they are assumed, a quarter and a half of the limits; and the sum of these."""
@@ -47,22 +42,7 @@ FORWARD = 2 * (LINEAR + V * W) + 2 * QUERIES * (PROMPT + RESPONSE)
 
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Sizes:
-    size = model_size(counted_llama(tmp_path_factory.mktemp("model")))
-    return Sizes(policy=size, prm=size, reference=size)
-
-
-def config(**options: Any) -> TrainConfig:
-    """128 responses a step, in one optimiser step each of policy and PRM."""
-    values: dict[str, Any] = {
-        "run": {"name": "demo", "steps": 5},
-        "model": {"path": "m"},
-        "data": {"train": ["a.jsonl"], "max_prompt_tokens": 100},
-        "rollout": {"max_tokens": 28},
-    }
-    for key, value in options.items():
-        section, name = key.split("__")
-        values.setdefault(section, {})[name] = value
-    return build(TrainConfig, values)
+    return counted_sizes(tmp_path_factory.mktemp("model"))
 
 
 def test_memory_of_whole_models(sizes: Sizes):
@@ -221,49 +201,27 @@ def test_the_sampler_holds_a_model_of_its_own_where_the_policy_is_spread_or_lear
     assert held("none", rollout__ahead=True, policy__importance_cap=2.0, rollout__top_p=0.9) == 8
 
 
-@pytest.mark.parametrize("options", [{"lora__rank": 2}, {"prm__top_layers": 1}, {"prm__ema": 0.5}])
-def test_models_that_share_weights_are_whole_everywhere(sizes: Sizes, options: dict[str, Any]):
-    assert ways(config(**options)) == ("none",)
-    assert ways(config()) == ("none", "full", "offload")
-    assert estimate(config(**options), sizes, replace(GPU, memory=0.0), 8).sharding == "none"
-
-
-def stages(sizes: Sizes, **options: Any) -> list[tuple[str, int, int]]:
-    """Stage, cost and times of each pass."""
-    return [(made.stage, made.cost, made.times) for made in passes(config(**options), sizes)]
-
-
-POLICY, PRM, SCORE = ("policy", 6, 1), ("prm", 6, 1), ("scoring", 2, 1)
+def test_models_that_share_layers_are_whole_everywhere(sizes: Sizes):
+    assert ways(config(prm__top_layers=1)) == ("none",)
+    assert ways(config(prm__ema=0.5)) == ways(config(lora__rank=2)) == ways(config()) == ("none", "full", "offload")
+    assert estimate(config(prm__top_layers=1), sizes, replace(GPU, memory=0.0), 8).sharding == "none"
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, [SCORE, PRM, POLICY]),
-        ({"prm__enabled": False}, [POLICY]),
-        ({"policy__minibatch": 50}, [SCORE, SCORE, PRM, ("policy", 6, 3)]),
-        ({"prm__minibatch": 32}, [SCORE, SCORE, ("prm", 6, 4), POLICY]),
-        ({"prm__update": "before"}, [SCORE, SCORE, PRM, POLICY]),
-        ({"prm__update": "before", "prm__loss": "dpo"}, [SCORE, SCORE, SCORE, PRM, POLICY]),
-        ({"prm__update": "none", "prm__path": "p"}, [SCORE, SCORE, POLICY]),
-        ({"prm__ema": 0.9}, [SCORE, SCORE, PRM, POLICY]),
-        ({"advantage__estimator": "gae"}, [SCORE, PRM, SCORE, ("critic", 6, 1), POLICY]),
-        ({"advantage__baseline": "expected"}, [SCORE, SCORE, PRM, SCORE, SCORE, SCORE, POLICY]),
-        ({"policy__kl_coef": 0.1}, [SCORE, PRM, POLICY]),
-        ({"policy__kl_coef": 0.1, "rollout__temperature": 0.5}, [SCORE, PRM, SCORE, POLICY]),
-        ({"lora__rank": 2}, [SCORE, ("prm", 4, 1), ("policy", 4, 1)]),
-    ],
+    ("options", "backbones"),
+    [({}, 3), ({"prm__reference": "policy"}, 2), ({"prm__enabled": False}, 1), ({"policy__kl_coef": 0.1}, 3)],
 )
-def test_what_goes_through_the_models(sizes: Sizes, options: dict[str, Any], expected: list[tuple[str, int, int]]):
-    assert stages(sizes, **options) == expected
-
-
-def test_a_prm_of_few_layers_works_and_travels_as_such(sizes: Sizes):
-    top = next(made for made in passes(config(prm__top_layers=1), sizes) if made.stage == "prm")
-    assert (top.size.linear, top.size.queries) == (LINEAR // L, QUERIES // L)
-    assert top.trained == LAYER + W
-    adapter = next(made for made in passes(config(lora__rank=2), sizes) if made.stage == "policy")
-    assert adapter.trained == 2 * KEPT
+def test_spread_roles_have_a_backbone_each_and_whole_adapters(sizes: Sizes, options: dict[str, Any], backbones: int):
+    lora = config(lora__rank=2, **options)
+    one, adapters = footprint(lora, sizes, 8, "none"), 4 * 2 * KEPT * (1 if "prm__enabled" in options else 2)
+    spread, away = (footprint(lora, sizes, 8, way) for way in ("full", "offload"))
+    assert one.weights == 4 * PARAMETERS + adapters
+    assert spread.weights == 4 * PARAMETERS * backbones // 8 + adapters
+    assert away.weights == adapters
+    assert spread.moments == away.moments == one.moments == 2 * adapters
+    assert spread.gradients == away.gradients == one.gradients == 4 * 2 * KEPT
+    assert spread.sampler == one.sampler + 4 * PARAMETERS
+    assert estimate(lora, sizes, replace(GPU, memory=0.0), 8).seconds.weights == 0
 
 
 @pytest.mark.parametrize(

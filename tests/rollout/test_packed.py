@@ -12,12 +12,12 @@ from torch import nn
 from credo.config import LoraConfig
 from credo.data.batching import collate_demonstrations
 from credo.models.causal import response_logprobs
-from credo.models.lora import freeze, merged, with_adapter
+from credo.models.lora import freeze, with_adapter
 from credo.rollout.engine import SamplingParams
 from credo.rollout.packed import OwnBody, PackedLinear
 from credo.rollout.torch_engine import TorchEngine
 from credo.types import Rollout
-from tests.families import EOS, PAD, family
+from tests.families import EOS, PAD, family, merged
 
 PROMPTS = ((3, 4, 5), (6,), (3, 7, 8, 9))
 PARAMS = SamplingParams(max_tokens=8)
@@ -78,7 +78,7 @@ def test_adapters_are_sampled_from_as_they_are_trained(name: str, packed: bool):
     assert gap(rollouts, role) < 1e-5
     assert gap(rollouts, family(name)) > 0.1
     assert [rollout.response_ids for rollout in rollouts] == [
-        rollout.response_ids for rollout in sampled(engine(merged(role), packed=packed))
+        rollout.response_ids for rollout in sampled(engine(merged(role, family(name)), packed=packed))
     ]
 
 
