@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 FILE_BYTES = 2**30
-"""Tensors of one file over all ranks: safetensors puts a file together in memory."""
+"""Tensors of one file over all ranks."""
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], *, ranks: int, group: ProcessGroup | None) -> None:
@@ -26,13 +26,15 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], *, ranks: int, gr
     ``group`` is what the ranks agree through, their default if None. Raises OSError or RuntimeError on all ranks if one
     cannot write.
     """
-    from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter, save
+    from torch.distributed.checkpoint import CheckpointException, save
+
+    from credo.checkpoint.streaming import StreamingWriter
 
     places, written = {}, 0
     for name, tensor in tensors.items():
         places[name] = 1 + written // FILE_BYTES
         written += tensor.numel() * tensor.element_size()
-    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=places, save_distributed=True)
+    writer = StreamingWriter(str(folder), fqn_to_index_mapping=places, save_distributed=True)
     _quiet()
     try:
         save(dict(tensors), storage_writer=writer, process_group=group, no_dist=ranks == 1)
