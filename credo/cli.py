@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from credo.commands import COMMANDS, Command, Group
+from credo.importing import uncollected
 
 HELP = ("-h", "--help", "help")
 Named = TypeVar("Named", Command, Command | Group)
@@ -119,7 +120,8 @@ def _options(command: Command, name: str, words: list[str]) -> Any:
 def _loaded(place: str) -> Any:
     """What ``module:name`` stands for."""
     module, _, name = place.partition(":")
-    return getattr(import_module(f"credo.{module}"), name)
+    with uncollected():
+        return getattr(import_module(f"credo.{module}"), name)
 
 
 def _taken(words: list[str], flag: str, default: str) -> tuple[str, list[str]]:

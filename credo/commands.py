@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from credo.importing import uncollected
+
 if TYPE_CHECKING:
     from credo.config import TrainRecipe
 
@@ -36,7 +38,8 @@ class Group:
 
 
 def _train(recipe: TrainRecipe, *, resume: str) -> None:
-    from credo.launch import launch
+    with uncollected():
+        from credo.launch import launch
 
     launch(recipe.config, recipe.launch, resume=resume)
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "credo"
 # Imports point downwards only: a unit may import units on lines above its own in this list, and itself.
 LAYERS = (
     ("algo",),
-    ("types", "config", "recipe", "seeds", "options", "console", "interruption", "measures"),
+    ("types", "config", "recipe", "seeds", "options", "console", "importing", "interruption", "measures"),
     ("dist", "data", "rollout", "verify"),
     ("models", "collect", "filtering", "sharing", "ahead"),
     ("checkpoint", "metrics", "loggers", "run_folder", "prefix_check", "watch", "gate", "roles"),

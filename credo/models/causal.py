@@ -32,6 +32,7 @@ from credo.console import first_line
 from credo.data.batching import rows_of
 from credo.dist.shard import load_whole, shard, whole_state
 from credo.dist.world import World
+from credo.importing import uncollected
 from credo.models.division import ALONE, divided_batch
 from credo.models.location import resolve_path
 from credo.models.packing import Packing, pack, packed_attention
@@ -60,6 +61,7 @@ class CausalModel:
     pad_id: int
 
 
+@uncollected()
 def load_model(path: str, *, key: str = "model.path", device: str = "cpu") -> CausalModel:
     """The model at ``path`` in fp32: a folder, a hub id, a ``.gguf`` file (dequantised) or ``package:NAME``.
 
@@ -86,6 +88,7 @@ def load_model(path: str, *, key: str = "model.path", device: str = "cpu") -> Ca
     return _causal_model(model.to(device), tokenizer, path)
 
 
+@uncollected()
 def build_model(architecture: ArchitectureConfig, *, seed: int, device: str = "cpu") -> CausalModel:
     """A Llama of the given shape with random weights, and its character or byte tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
