@@ -1,6 +1,6 @@
 """The demo under every variant of the algorithm: does it train without instability, and what does it gain?
 
-Run: ``python benchmarks/variants.py [SET ...]`` (estimators tamed credit prm policy controls; default all) from a
+Run: ``python benchmarks/variants.py [SET ...]`` (estimators tamed credit prm cheap policy controls; default all) from a
 checkout; ``--threads N`` sets the CPU threads of each run, ``--seed N`` the seed. Runs go to ``runs/variants``, where
 those that are finished are not made again. Prints a row a run: accuracy before and after, the gain with its interval
 over problems, the PRM's informative pair accuracy and the share of sign flips over the last five steps, the entropy of
@@ -50,7 +50,10 @@ SETS: dict[str, dict[str, dict[str, str]]] = {
         "gate at 0.8": {"advantage.gate_accuracy": "0.8"},
     },
     "prm": {f"prm.loss {name}": {"prm.loss": name} for name in ("dpo", "bon_acc", "bon_rm")}
-    | {"prm.ema 0.9": {"prm.ema": "0.9"}, "prm.top_layers 1": {"prm.top_layers": "1"}},
+    | {"prm.ema 0.9": {"prm.ema": "0.9"}},
+    "cheap": {"all weights": {}}
+    | {f"prm.top_layers {count}": {"prm.top_layers": str(count)} for count in (1, 2)}
+    | {"lora.rank 16, rates times ten": {"lora.rank": "16", "policy.lr": "3e-4", "prm.lr": "3e-4"}},
     "policy": {
         "pg": {"policy.loss": "pg"},
         "gspo": {"policy.loss": "gspo", "policy.clip_low": "3e-4", "policy.clip_high": "4e-4"},

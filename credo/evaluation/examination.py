@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from credo.console import Console, duration
 from credo.data.responses import Response
@@ -15,8 +16,9 @@ from credo.evaluation.records import EvaluationFolder, Record
 from credo.evaluation.summary import vote_of
 from credo.offline.scorer import Scorer
 from credo.sampler import Drawn, Sampler
-from credo.types import Problem, Verdict
+from credo.types import Problem, Unknown, Verdict
 from credo.verify.extraction import Extraction
+from credo.verify.same_answers import answer_classes, other_text, same_in_maths
 from credo.verify.verifier import Verifier
 
 
@@ -34,10 +36,6 @@ class Judge:
         tasks = [(problem, one) for problem, group in zip(problems, drawn, strict=True) for one in group]
         verdicts = self.verifier.verify([(problem, one.text) for problem, one in tasks])
         rewards = self._rewards(tasks)
-        votes = [
-            vote_of(problem, one.text, self.extraction) if isinstance(verdict, Verdict) else None
-            for (problem, one), verdict in zip(tasks, verdicts, strict=True)
-        ]
         records, end = [], 0
         for problem, group in zip(problems, drawn, strict=True):
             start, end = end, end + len(group)
@@ -50,7 +48,7 @@ class Judge:
                     lengths=tuple(one.length for one in group),
                     scores=tuple(verdict.score if isinstance(verdict, Verdict) else None for verdict in judged),
                     reasons=tuple(verdict.reason for verdict in judged),
-                    answers=tuple(votes[start:end]),
+                    answers=tuple(self._votes(problem, group, judged)),
                     rewards=tuple(rewards[start:end]),
                 )
             )
@@ -66,6 +64,22 @@ class Judge:
             for record in records
         ]
         return self.records(problems, drawn)
+
+    def _votes(self, problem: Problem, group: Sequence[Drawn], judged: Sequence[Verdict | Unknown]) -> list[str | None]:
+        """What each response votes for: its answer, as the first who gave the same wrote it. Right ones are all one."""
+        texts = [
+            vote_of(problem, one.text, self.extraction) if isinstance(verdict, Verdict) else None
+            for one, verdict in zip(group, judged, strict=True)
+        ]
+        right = [isinstance(verdict, Verdict) and verdict.correct for verdict in judged]
+        others = [None if correct else text for text, correct in zip(texts, right, strict=True)]
+        same = partial(same_in_maths, self.verifier) if problem.kind == "math" else other_text
+        [numbers] = answer_classes([others], same)
+        first: dict[int | None, str] = {}
+        return [
+            None if text is None else first.setdefault(number, text)
+            for text, number in zip(texts, numbers, strict=True)
+        ]
 
     def _rewards(self, tasks: Sequence[tuple[Problem, Drawn]]) -> list[float]:
         """The PRM's reward of each whole response; none without a PRM."""

@@ -12,10 +12,7 @@ from credo.measures.voting import best_of_k, majority_at_k, pass_at_k
 from credo.types import Problem
 from credo.verify.extraction import Extraction, extract
 from credo.verify.latex import cleaned, unspaced
-from credo.verify.numerals import numeral
-
-LONGEST_VOTE = 1000
-"""Characters; a longer answer votes as it is written."""
+from credo.verify.same_answers import LONGEST
 
 
 def measures(records: Sequence[Record], samples: int) -> dict[str, dict[str, float | int]]:
@@ -54,17 +51,14 @@ def counts(records: Sequence[Record]) -> dict[str, float | int]:
 
 
 def vote_of(problem: Problem, response: str, extraction: Extraction) -> str | None:
-    """What ``response`` votes for: its answer as text, numbers by their value. None from programs, and where nothing
-    marks an answer.
+    """What ``response`` votes for: its answer as text, cleaned. None from programs, and where nothing marks an answer.
 
     A user's pattern is searched for here, so give only responses that a verifier got through in its time.
     """
     answer = None if problem.kind == "code" else extract(response, problem.kind, extraction)
-    if answer is None or problem.kind != "math" or len(answer) > LONGEST_VOTE:
+    if answer is None or problem.kind != "math" or len(answer) > LONGEST:
         return answer
-    plain = unspaced(cleaned(answer))
-    number = numeral(plain)
-    return plain if number is None else f"{number.value}{'%' if number.percent else ''}"
+    return unspaced(cleaned(answer))
 
 
 def _correct(record: Record) -> list[bool]:

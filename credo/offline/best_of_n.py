@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from credo.assemble import build_verifier
@@ -24,11 +25,10 @@ from credo.options.offline import BestOfNOptions
 from credo.options.shared import check_folder_of
 from credo.types import Kind, Problem, Verdict
 from credo.verify.extraction import Extraction, extract
+from credo.verify.same_answers import answer_classes, other_text, same_in_maths
 from credo.verify.verifier import Verifier
 
 SCORE_COLUMNS = ("prm_score", "rm_score")
-Same = Callable[[Sequence[tuple[str, str]]], list[bool]]
-"""Of pairs of answers, which are the same answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,25 +135,6 @@ def as_json(curve: Curve) -> list[dict[str, Any]]:
     return rows
 
 
-def answer_classes(answers: Sequence[Sequence[str | None]], same: Same) -> list[list[int | None]]:
-    """For each problem the number of each response's answer, equal ones for the same answer; None stays None.
-
-    Equal texts are the same; which others are, is asked once, of all pairs within a problem.
-    """
-    distinct = [list(dict.fromkeys(answer for answer in group if answer is not None)) for group in answers]
-    pairs = [(i, a, b) for i, texts in enumerate(distinct) for b, text in enumerate(texts) for a in range(b)]
-    verdicts = same([(distinct[i][a], distinct[i][b]) for i, a, b in pairs])
-    number = [list(range(len(texts))) for texts in distinct]
-    for (i, a, b), equal in zip(pairs, verdicts, strict=True):
-        if equal and number[i][b] == b:
-            number[i][b] = number[i][a]
-    of_text = [dict(zip(texts, numbers, strict=True)) for texts, numbers in zip(distinct, number, strict=True)]
-    return [
-        [None if answer is None else numbers[answer] for answer in group]
-        for group, numbers in zip(answers, of_text, strict=True)
-    ]
-
-
 def _problems(responses: Sequence[Response], kind: Kind) -> list[Problem | None]:
     """What each response answers; None where its row has no answer to grade against."""
     found: list[Problem | None] = []
@@ -211,15 +192,7 @@ def _answers(
     texts = [[extract(responses[row].text, kinds[row], extraction) for row in rows] for rows in groups.values()]
     is_maths = kind == "math" and all(other == "math" for other in kinds)
 
-    def same(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        if not is_maths:
-            return [False] * len(pairs)
-        tasks = [
-            (Problem(id=str(i), kind="math", prompt="", answer=first, source=""), rf"\boxed{{{second}}}")
-            for i, (first, second) in enumerate(pairs)
-        ]
-        return [isinstance(verdict, Verdict) and verdict.correct for verdict in verifier.verify(tasks)]
-
+    same = partial(same_in_maths, verifier) if is_maths else other_text
     return dict(zip(groups, answer_classes(texts, same), strict=True))
 
 

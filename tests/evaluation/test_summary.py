@@ -81,8 +81,8 @@ def test_counts():
     ("kind", "response", "vote"),
     [
         ("math", "So it is \\boxed{1{,}234}.", "1234"),
-        ("math", "\\boxed{ \\dfrac{1}{2} }", "1/2"),
-        ("math", "The answer is 0.50.", "1/2"),
+        ("math", "\\boxed{ \\dfrac{1}{2} }", "\\frac{1}{2}"),
+        ("math", "The answer is 0.50.", "0.50"),
         ("math", "\\boxed{50\\%}", "50%"),
         ("math", "\\boxed{x + 1}", "x+1"),
         ("math", "No idea at all, sorry about that.", None),

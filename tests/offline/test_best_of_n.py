@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny import lines, tiny_model
 
-from credo.offline.best_of_n import Candidates, answer_classes, as_json, best_of_n, curve_over_n
+from credo.offline.best_of_n import Candidates, as_json, best_of_n, curve_over_n
 from credo.offline.scorer import score_file
 from credo.options.offline import BestOfNOptions, PrmScoreOptions, ScorerOptions
 
@@ -99,21 +99,6 @@ def test_scores_of_a_prm_are_those_that_are_stored(tmp_path: Path):
         assert own[n, "best by PRM"] == stored[n, "best by prm_score"]
         assert own[n, "mean@1"] == pytest.approx([1 / 3, 1 / 3])
     assert own[3, "majority"] == pytest.approx([1 / 3, 1 / 3])
-
-
-def test_classes_of_answers_are_asked_for_once():
-    asked: list[tuple[str, str]] = []
-
-    def same(pairs: Any) -> list[bool]:
-        asked.extend(pairs)
-        return [first.strip("0.") == second.strip("0.") for first, second in pairs]
-
-    assert answer_classes([["1", None, "1.0", "2", "1.00", "1"], [None], ["7", "7"]], same) == [
-        [0, None, 0, 2, 0, 0],
-        [None],
-        [0, 0],
-    ]
-    assert len(asked) == 6
 
 
 def test_problems_with_too_few_responses_leave_the_curve():
