@@ -62,14 +62,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-spread", action="store_true", help="leave out models spread over the ranks")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
         print(json.dumps(held(options.model, options.memory)), flush=True)
         return
-    times: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    ways = WAYS[:2] if options.no_spread else WAYS
+    times: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(options.rounds):
-        for way in WAYS:
+        for way in ways:
             times[way] += steps_of(way, options)
             print(f"{way}: {median(row['time/step'] for row in times[way]):.2f} s a step so far", flush=True)
     alone = times[WAYS[0]]
@@ -77,7 +79,7 @@ def main() -> None:
     for way, steps in times.items():
         stages = {name: median(row[f"time/{name}"] for row in steps) for name in ("sample", "verify", "learn", "step")}
         rows[way] = {**stages, "against one": stages["step"] / median(row["time/step"] for row in alone)}
-    memory = {way: held_by(way, options.model) for way in WAYS}
+    memory = {way: held_by(way, options.model) for way in ways}
     for way, row in rows.items():
         words = "  ".join(f"{name} {value:.2f}" for name, value in row.items())
         share = memory[way] / memory[WAYS[0]]
