@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from credo.data.prm_record import Prompting
 from credo.data.responses import Response, load_responses
 from credo.data.steps import Boundary, step_ends, step_pattern
 from credo.dist.device import choose_device, set_threads
-from credo.models.causal import Compute
+from credo.models.causal import Compute, fingerprint
 from credo.models.row_logprobs import Tokens, row_logprobs, row_totals
 from credo.offline.folder import LoadedPrm, load_prm
 from credo.offline.material import tokens_of
@@ -133,7 +136,10 @@ def refuse_inert(options: AggregationOptions) -> None:
 
 
 def score_file(options: PrmScoreOptions) -> None:
-    """Scores every response of a file. Raises ValueError for what the user can mend."""
+    """Scores every response of a file, and goes on where the same command was stopped.
+
+    Raises ValueError for what the user can mend.
+    """
     console = Console()
     refuse_inert(options.aggregation)
     output = options.output or options.input.with_name(f"{options.input.stem}.scores.jsonl")
@@ -142,15 +148,39 @@ def score_file(options: PrmScoreOptions) -> None:
         raise ValueError(f"{output} is both input and --output; name another file for the scores.")
     responses = load_responses([str(options.input)], labelled=False)
     scorer = open_scorer(options.scorer, console)
-    aside = output.with_name(f"{output.name}.tmp")
-    with console.stage("scoring", "responses", len(responses)) as progress, aside.open("w", encoding="utf-8") as file:
-        for first in range(0, len(responses), AT_ONCE):
+    aside = output.with_name(f"{output.name}.{_asked(options, scorer)}.tmp")
+    done = _kept(aside)
+    if done:
+        console.say(f"{done:,} of {len(responses):,} responses have their scores already.")
+    left = len(responses) - done
+    with console.stage("scoring", "responses", left) as progress, aside.open("a", encoding="utf-8") as file:
+        for first in range(done, len(responses), AT_ONCE):
             part = responses[first : first + AT_ONCE]
             for response, scored in zip(part, scorer.scored(part, options.aggregation, progress), strict=True):
                 file.write(json.dumps(_row(response, scored, scorer)) + "\n")
+            file.flush()
     aside.rename(output)
     way = "log pi_phi alone" if scorer.prm.reference is None else "log-ratios to the reference"
     console.say(f"{len(responses):,} responses, scored by {way} with beta {scorer.beta:g}, are in {output}.")
+
+
+def _asked(options: PrmScoreOptions, scorer: Scorer) -> str:
+    """A name for all that the scores depend on."""
+    start, reference = scorer.prm.start, scorer.prm.reference
+    weights = [fingerprint(replace(start, model=model)) for model in (start.model, reference) if model is not None]
+    how = (scorer.beta, scorer.prompting, scorer.token_budget, scorer.compute, options.aggregation, weights)
+    return hashlib.sha256(options.input.read_bytes() + repr(how).encode()).hexdigest()[:12]
+
+
+def _kept(aside: Path) -> int:
+    """How many responses an earlier call has scored there, in whole parts; what follows them is cut off."""
+    if not aside.exists():
+        return 0
+    with aside.open("rb+") as file:
+        ends = [0, *accumulate(len(line) for line in file if line.endswith(b"\n"))]
+        done = (len(ends) - 1) // AT_ONCE * AT_ONCE
+        file.truncate(ends[done])
+    return done
 
 
 def _row(response: Response, scored: Scored, scorer: Scorer) -> dict[str, Any]:

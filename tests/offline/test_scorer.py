@@ -15,7 +15,8 @@ from credo.config import PrmTrainingConfig
 from credo.console import Console
 from credo.data.responses import Response
 from credo.models.causal import load_model
-from credo.offline.scorer import open_scorer, score_file
+from credo.offline import scorer as module
+from credo.offline.scorer import Scorer, open_scorer, score_file
 from credo.offline.training import train_prm
 from credo.options.offline import AggregationOptions, PrmScoreOptions, ScorerOptions
 from credo.recipe import build
@@ -176,3 +177,38 @@ def test_the_input_is_never_written_over(folder: Path):
         score_file(PrmScoreOptions(input=rows, output=rows))
     with pytest.raises(ValueError, match="absent"):
         score_file(PrmScoreOptions(input=folder / "absent.jsonl"))
+
+
+def test_what_was_scored_before_a_kill_is_not_scored_again(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    whole, parts = scored(folder), []
+    (folder / "scores.jsonl").unlink()
+
+    def stopping(self: Any, part: Any, *arguments: Any) -> Any:
+        parts.append([response.problem for response in part])
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return plain(self, part, *arguments)
+
+    plain = Scorer.scored
+    monkeypatch.setattr(Scorer, "scored", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        scored(folder)
+    [aside] = folder.glob("scores.jsonl.*.tmp")
+    with aside.open("a") as file:
+        file.write('{"half a')
+    assert scored(folder) == whole
+    assert len(parts) == 5, "two before the kill, one that it broke off, and the last two"
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_other_settings_begin_anew(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "AT_ONCE", 1)
+        patched.setattr(Path, "rename", lambda *_: None)
+        with pytest.raises(FileNotFoundError):
+            scored(folder)
+    [aside] = folder.glob("scores.jsonl.*.tmp")
+    rows = scored(folder, scorer={"beta": 0.7})
+    assert aside.exists()
+    assert rows != [json.loads(line) for line in aside.read_text().splitlines()]
