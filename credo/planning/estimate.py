@@ -13,7 +13,6 @@ from credo.config import TrainConfig
 from credo.models.size import ModelSize, typical_size
 from credo.planning.arithmetic import longest_tokens
 from credo.planning.gpus import NODE, Gpu
-from credo.planning.passes import Pass, around, known, passes
 from credo.planning.plan import (
     GRADIENTS,
     MOMENTS,
@@ -25,6 +24,7 @@ from credo.planning.plan import (
     roles,
     shared_tokens,
 )
+from credo.planning.step_passes import Pass, around, known, passes
 
 MATRIX_SHARE = 0.4
 """Of the peak in products, reached in training: 38 to 43 % in the report on Llama 3 (arXiv 2407.21783, table 4)."""

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from counted import KEPT, LAYER, LINEAR, QUERIES, L, W, config, counted_sizes
 
-from credo.planning.passes import passes
 from credo.planning.plan import Sizes
+from credo.planning.step_passes import passes
 
 
 @pytest.fixture(scope="module")
