@@ -65,14 +65,13 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
     return Roles(policy=policy, prm=prm, reference=reference, anchor=anchor, critic=critic)
 
 
-def whole_policy(config: TrainConfig, start: CausalModel, world: World) -> PreTrainedModel:
+def whole_policy(config: TrainConfig, start: CausalModel) -> PreTrainedModel:
     """The policy at its start, whole on each rank, to sample from where :func:`build_roles` will spread it.
 
     Under an adapter the weights are those of ``start``, which then stay whole.
     """
     model = start.model if config.lora.rank else copy.deepcopy(start.model)
-    own: Any = with_adapter(model, config.lora, mixed_seed(config.run.seed, POLICY))
-    return own.to(world.device)
+    return with_adapter(model, config.lora, mixed_seed(config.run.seed, POLICY))
 
 
 def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console) -> tuple[Prm, Reference | None]:

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 LOWEST = 19
 """Of priorities, as ``nice`` counts them."""
@@ -34,7 +35,8 @@ class Background:
     def _run(self) -> None:
         try:
             if sys.platform == "linux":  # where a priority is a thread's own
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
             self._work()
         except BaseException as error:
             self._error = error

@@ -40,9 +40,12 @@ def joined(
 
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if joining:
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if joining and size == "1":
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    elif joining:
         try:
-            _join("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout, alone=size == "1")
+            _join(backend, timeout)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(
                 f"Rank {os.environ.get('RANK')} of {size} could not meet the others: {first_line(error)} Check that "
@@ -62,11 +65,11 @@ def joined(
             dist.destroy_process_group()
 
 
-def _join(backend: str, timeout: float, *, alone: bool) -> None:
+def _join(backend: str, timeout: float) -> None:
     """Makes the process group of all that were started with this process."""
-    from torch.distributed import HashStore, init_process_group
+    from torch.distributed import init_process_group
 
-    store, rank, size = (HashStore(), 0, 1) if alone else meet(timeout)
+    store, rank, size = meet(timeout)
     init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
 
 

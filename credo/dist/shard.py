@@ -1,7 +1,7 @@
 """Models spread over the ranks by FSDP2, layer by layer, and put together again. It knows modules, and no roles.
 
-Layers are gathered when they run and let go afterwards; gradients are summed over the ranks as they are made. A model
-that was not sharded is its own whole.
+Layers are gathered when they run and let go afterwards; their gradients are summed over the ranks as they are made. A
+model that was not sharded is its own whole.
 """
 
 from __future__ import annotations

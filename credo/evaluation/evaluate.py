@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from credo.rollout.engine import SamplingParams
 from credo.sampler import Sampler, open_engine, open_model, open_verifier, refuse_impossible
 from credo.types import Problem
 from credo.verify.extraction import Extraction
+from credo.verify.same_answers import other_text, same_in_maths
 
 FREE = {"benchmarks", "data_folder", "limit", "output", "regrade", "save_every", "threads", "device", "concurrent"}
 """Options on which no number of a problem depends."""
@@ -68,7 +70,10 @@ def evaluate(options: EvaluateOptions) -> None:
         try:
             with interruption.allowed():
                 extraction = Extraction(kind=options.extract, pattern=options.pattern)
-                judge = Judge(verifier=verifier, extraction=extraction, scorer=_scorer(options, console))
+                # A function of the user's is asked of the user's problems alone.
+                same = partial(same_in_maths, verifier) if options.verify == "auto" else other_text
+                scorer = _scorer(options, console)
+                judge = Judge(verifier=verifier, extraction=extraction, scorer=scorer, same=same)
                 (_regrade if options.regrade else _ask)(options, exams, folder, judge, console)
         except Interrupted:
             kept = "the same command goes on" if options.output else "without --output nothing is kept"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from credo.console import Console, duration
 from credo.data.responses import Response
@@ -18,7 +17,7 @@ from credo.offline.scorer import Scorer
 from credo.sampler import Drawn, Sampler
 from credo.types import Problem, Unknown, Verdict
 from credo.verify.extraction import Extraction
-from credo.verify.same_answers import answer_classes, other_text, same_in_maths
+from credo.verify.same_answers import Same, answer_classes, other_text
 from credo.verify.verifier import Verifier
 
 
@@ -30,6 +29,8 @@ class Judge:
     extraction: Extraction
     scorer: Scorer | None
     """The PRM by which the best of several responses is chosen."""
+    same: Same
+    """Which wrong answers in mathematics are one for a vote."""
 
     def records(self, problems: Sequence[Problem], drawn: Sequence[Sequence[Drawn]]) -> list[Record]:
         """One record a problem, in their order; ``drawn`` has the responses to each."""
@@ -73,8 +74,7 @@ class Judge:
         ]
         right = [isinstance(verdict, Verdict) and verdict.correct for verdict in judged]
         others = [None if correct else text for text, correct in zip(texts, right, strict=True)]
-        same = partial(same_in_maths, self.verifier) if problem.kind == "math" else other_text
-        [numbers] = answer_classes([others], same)
+        [numbers] = answer_classes([others], self.same if problem.kind == "math" else other_text)
         first: dict[int | None, str] = {}
         return [
             None if text is None else first.setdefault(number, text)

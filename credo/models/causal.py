@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from credo.models.trunk import Below, Trunk
 
 Compute = Literal["fp32", "bf16"]
-FORWARD = "credo_forward"
+FORWARD, DEVICE = "credo_forward", "credo_device"
 """Attribute of a sharded model by which its pass is run, so that its weights are gathered for it."""
 PACKED = frozenset(("gemma", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"))
 """Model types of transformers with plain attention and nothing after their last linear layer."""
@@ -153,7 +153,7 @@ def predicting_logits(
     compute: Compute,
 ) -> tuple[Int[Tensor, " P"], Float[Tensor, "B P V"]]:
     """The positions that predict a response token of any row, and their logits."""
-    device = next(model.parameters()).device
+    device = _device(model)
     positions = predicting_positions(mask).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bf16"):
         output = model(
@@ -206,7 +206,7 @@ def _forward(
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
     """Rows are packed, and logits made in parts, where the model's kind allows it."""
-    device = next(model.parameters()).device
+    device = _device(model)
     if model.config.model_type not in PACKED:
         positions, logits = predicting_logits(model, tokens, attention, mask, compute)
         found = logprobs_and_entropies_at if with_entropy else logprobs_at
@@ -237,6 +237,7 @@ def shard_model(model: PreTrainedModel, world: World, compute: Compute) -> PreTr
     """Collective. ``model``, spread over the ranks of ``world`` if it asks for that, each decoder layer a unit."""
     if world.sharded:
         setattr(model, FORWARD, MethodType(_forward, model))
+        setattr(model, DEVICE, torch.device(world.device))
         shard(model, decoder_layers(model), world, forward=FORWARD, bf16=compute == "bf16")
     return model
 
@@ -326,6 +327,11 @@ def quiet_transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    """Where ``model`` runs; spread, its parameters may lie elsewhere."""
+    return getattr(model, DEVICE, None) or next(model.parameters()).device
 
 
 def _causal_model(model: Any, tokenizer: Any, path: str) -> CausalModel:

@@ -2,6 +2,7 @@
 
 Each role is a model with modules of its own around the same parameters, so nothing is switched on or off: whatever the
 order of forward and backward passes, a role is the backbone plus its adapter. The backbone alone is the reference.
+Where models are spread over ranks, each role has a backbone of its own.
 """
 
 from __future__ import annotations

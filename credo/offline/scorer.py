@@ -148,7 +148,7 @@ def score_file(options: PrmScoreOptions) -> None:
         raise ValueError(f"{output} is both input and --output; name another file for the scores.")
     responses = load_responses([str(options.input)], labelled=False)
     scorer = open_scorer(options.scorer, console)
-    aside = output.with_name(f"{output.name}.{_asked(options, scorer)}.tmp")
+    aside = output.with_name(f"{output.name}.{_asked(responses, options, scorer)}.tmp")
     done = _kept(aside)
     if done:
         console.say(f"{done:,} of {len(responses):,} responses have their scores already.")
@@ -164,12 +164,16 @@ def score_file(options: PrmScoreOptions) -> None:
     console.say(f"{len(responses):,} responses, scored by {way} with beta {scorer.beta:g}, are in {output}.")
 
 
-def _asked(options: PrmScoreOptions, scorer: Scorer) -> str:
-    """A name for all that the scores depend on."""
+def _asked(responses: Sequence[Response], options: PrmScoreOptions, scorer: Scorer) -> str:
+    """A name for all that is written."""
     start, reference = scorer.prm.start, scorer.prm.reference
     weights = [fingerprint(replace(start, model=model)) for model in (start.model, reference) if model is not None]
-    how = (scorer.beta, scorer.prompting, scorer.token_budget, scorer.compute, options.aggregation, weights)
-    return hashlib.sha256(options.input.read_bytes() + repr(how).encode()).hexdigest()[:12]
+    digest = hashlib.sha256()
+    for one in (scorer.beta, scorer.prompting, scorer.token_budget, scorer.compute, options.aggregation, weights):
+        digest.update(repr(one).encode())
+    for response in responses:
+        digest.update(repr((response.prompt, response.text, response.finished, response.row)).encode())
+    return digest.hexdigest()[:12]
 
 
 def _kept(aside: Path) -> int:

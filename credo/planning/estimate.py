@@ -159,7 +159,7 @@ def footprint(config: TrainConfig, sizes: Sizes, gpus: int, sharding: Sharding) 
     kept = known(policy.adapter)  # inputs and outputs of the linear layers
     if config.training.gradient_checkpointing:
         kept = kept // known(policy.layers) + known(policy.layers) * known(policy.width)
-    copied = WEIGHTS if sharding != "none" or config.rollout.ahead else 0  # a whole model that does not learn
+    copied = _weight_bytes(held[0]) if sharding != "none" or config.rollout.ahead else 0  # whole, and does not learn
     top = config.prm.enabled and config.prm.top_layers > 0
     shared = 4 * shared_tokens(config) * known(sizes.prm.width) if top else 0
     cache = sequences(config, policy, gpus)[1] * longest_tokens(config) * known(policy.cached) * width
@@ -167,12 +167,12 @@ def footprint(config: TrainConfig, sizes: Sizes, gpus: int, sharding: Sharding) 
         largest = max(known(role.parameters) - known(role.halved) for role in held)
         gathered = 2 * largest if width == 2 else 0  # autocast's copy of the weights in use
     else:  # two layers and what is around them, with their gradients
-        layer = known(policy.linear) // known(policy.layers)
-        gathered = 2 * layer * (width + GRADIENTS) + around(policy) * (WEIGHTS + GRADIENTS)
+        layer, learning = known(policy.linear) // known(policy.layers), 0 if adapters else GRADIENTS
+        gathered = 2 * layer * (width + learning) + around(policy) * (WEIGHTS + learning)
     return Footprint(
         weights=resident * sum(map(_weight_bytes, spread)) // share + sum(map(_weight_bytes, adapters)),
         moments=resident * MOMENTS * sum(trained) // share + MOMENTS * sum(apart),
-        sampler=known(policy.parameters) * (copied + (width if config.rollout.packed else 0)),
+        sampler=copied + known(policy.parameters) * (width if config.rollout.packed else 0),
         cache=cache,
         gradients=GRADIENTS * max(resident * max(trained, default=0) // share, *apart, 0),
         gathered=gathered,
@@ -258,8 +258,11 @@ def _pass_seconds(config: TrainConfig, made: Pass, gpu: Gpu, gpus: int, sharding
         return computing + _wire_seconds(2 * GRADIENTS * made.trained, gpu, gpus)
     micro_batches = -int(-tokens // config.training.tokens_per_microbatch)
     gathered = known(made.size.linear) * compute_bytes(config) + around(made.size) * WEIGHTS
-    travelling = gathered * (2 if made.trained else 1) + GRADIENTS * made.trained
-    return max(computing, _wire_seconds(micro_batches * travelling, gpu, gpus))
+    travelling = gathered * (2 if made.trained else 1)
+    if config.lora.rank:  # what learns is whole on each rank
+        own = _wire_seconds(2 * GRADIENTS * made.trained, gpu, gpus)
+        return max(computing, _wire_seconds(micro_batches * travelling, gpu, gpus)) + own
+    return max(computing, _wire_seconds(micro_batches * (travelling + GRADIENTS * made.trained), gpu, gpus))
 
 
 def _wire_seconds(count: int, gpu: Gpu, gpus: int) -> float:

@@ -48,7 +48,7 @@ def test_alone_an_error_is_its_own():
         World().together(lambda: 1 // 0)
 
 
-def test_one_process_is_never_sharded():
+def test_one_process_is_sharded_only_to_offload():
     assert not World(sharding="full").sharded
     assert not World(offload=True).sharded
     assert World(sharding="full", offload=True).sharded

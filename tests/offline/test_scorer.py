@@ -212,3 +212,12 @@ def test_other_settings_begin_anew(folder: Path, monkeypatch: pytest.MonkeyPatch
     rows = scored(folder, scorer={"beta": 0.7})
     assert aside.exists()
     assert rows != [json.loads(line) for line in aside.read_text().splitlines()]
+
+
+def test_a_folder_is_read_as_one(folder: Path):
+    rows = scored(folder)
+    (folder / "rows").mkdir()
+    (folder / "rows.jsonl").rename(folder / "rows" / "only.jsonl")
+    options = ScorerOptions(prm=str(folder / "phi"), reference=str(folder / "ref"), threads=1, device="cpu")
+    score_file(PrmScoreOptions(input=folder / "rows", output=folder / "again.jsonl", scorer=options))
+    assert lines(folder / "again.jsonl") == rows

@@ -221,6 +221,7 @@ def test_spread_roles_have_a_backbone_each_and_whole_adapters(sizes: Sizes, opti
     assert spread.moments == away.moments == one.moments == 2 * adapters
     assert spread.gradients == away.gradients == one.gradients == 4 * 2 * KEPT
     assert spread.sampler == one.sampler + 4 * PARAMETERS
+    assert spread.gathered == 2 * (LINEAR // L) * 4 + 4 * AROUND, "frozen, so without gradients"
     assert estimate(lora, sizes, replace(GPU, memory=0.0), 8).seconds.weights == 0
 
 
