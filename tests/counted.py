@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from credo.config import TrainConfig
-from credo.models.size import model_size
+from credo.models.size import ModelSize, model_size
 from credo.planning.plan import Sizes
 from credo.recipe import build
 
@@ -42,7 +42,10 @@ def counted_llama(folder: Path) -> str:
 
 def counted_sizes(folder: Path) -> Sizes:
     """All roles are :func:`counted_llama`."""
-    size = model_size(counted_llama(folder))
+    return alike(model_size(counted_llama(folder)))
+
+
+def alike(size: ModelSize) -> Sizes:
     return Sizes(policy=size, prm=size, reference=size)
 
 

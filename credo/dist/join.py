@@ -24,9 +24,8 @@ def joined(
     sharding: Literal["none", "full"] = "none",
     offload: bool = False,
 ) -> Iterator[World]:
-    """The world that this process was started into: a process group already there, torchrun's, or itself alone.
-
-    Alone it makes a process group of one if models are to be kept out of the GPU by ``offload``.
+    """The world that this process was started into: a process group already there, torchrun's, or itself alone, in a
+    group of one if ``offload`` is to keep models out of the GPU.
 
     torchrun says so by the variables RANK, WORLD_SIZE and LOCAL_RANK. Tensors on the CPU travel by gloo, those on GPUs
     by NCCL. Raises RuntimeError if the others do not come within ``timeout`` seconds.
@@ -40,17 +39,8 @@ def joined(
 
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    if joining and size == "1":
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    elif joining:
-        try:
-            _join(backend, timeout)
-        except (RuntimeError, ValueError) as error:
-            raise RuntimeError(
-                f"Rank {os.environ.get('RANK')} of {size} could not meet the others: {first_line(error)} Check that "
-                "all of them were started and reach MASTER_ADDR:MASTER_PORT; launch.timeout is how long one waits."
-            ) from error
+    if joining:
+        _join("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout, size)
     try:
         yield World(
             rank=dist.get_rank(),
@@ -65,12 +55,22 @@ def joined(
             dist.destroy_process_group()
 
 
-def _join(backend: str, timeout: float) -> None:
+def _join(backend: str, timeout: float, size: str) -> None:
     """Makes the process group of all that were started with this process."""
-    from torch.distributed import init_process_group
+    import torch.distributed as dist
 
-    store, rank, size = meet(timeout)
-    init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    if size == "1":
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    limit = timedelta(seconds=timeout)
+    try:
+        store, rank, count = meet(timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
+    except (RuntimeError, ValueError) as error:
+        raise RuntimeError(
+            f"Rank {os.environ.get('RANK')} of {size} could not meet the others: {first_line(error)} Check that "
+            "all of them were started and reach MASTER_ADDR:MASTER_PORT; launch.timeout is how long one waits."
+        ) from error
 
 
 def _already() -> bool:

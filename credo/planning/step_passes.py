@@ -79,5 +79,6 @@ def _top(size: ModelSize, layers: int) -> ModelSize:
 
 
 def known(value: int | None) -> int:
+    """``value``, which the shapes of a model have."""
     assert value is not None, "with_shapes leaves nothing unknown"
     return value

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from counted import CACHED, LAYER, PARAMETERS, V, W, counted_llama
+from counted import CACHED, LAYER, PARAMETERS, V, W, alike, config, counted_llama
 
 from credo.config import TrainConfig
 from credo.filtering import sift, why_dropped
 from credo.models.size import ModelSize, model_size, size_text
 from credo.planning.plan import Sizes, batch_arithmetic, disk, doubts, kept_counts, memory, model_sizes, plan, roles
-from credo.recipe import build
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 from credo.types import Group, Problem, Rollout, Verdict
@@ -25,25 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return counted_llama(tmp_path_factory.mktemp("model"))
 
 
-def config(**options: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "run": {"name": "demo", "steps": 5},
-        "model": {"path": "m"},
-        "data": {"train": ["a.jsonl"], "max_prompt_tokens": 100},
-        "rollout": {"max_tokens": 28},
-    }
-    for key, value in options.items():
-        section, name = key.split("__")
-        values.setdefault(section, {})[name] = value
-    return build(TrainConfig, values)
-
-
 def sizes(settings: TrainConfig, folder: str) -> dict[str, int | None]:
     return {role: count for role, _, count in memory(settings, alike(model_size(folder)))}
-
-
-def alike(size: ModelSize) -> Sizes:
-    return Sizes(policy=size, prm=size, reference=size)
 
 
 def test_memory_by_role(folder: str):
