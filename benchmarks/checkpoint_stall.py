@@ -4,7 +4,8 @@ Run: ``python benchmarks/checkpoint_stall.py [--model FOLDER] [--step SECONDS] [
 a PRM of SmolLM2-135M (the extra ``smollm2``) with both moments of AdamW are saved several times to a folder of the
 working directory. "Waits" is the time in the foreground, given too as a share of a training step of ``--step``
 seconds. "Slower" is what training loses besides: matrix products for so long that a checkpoint is written meanwhile,
-against the same without one. The first copy also has to find the memory for it.
+against the same without one. The first copy also has to find the memory for it. Before that, the policy's moments alone
+are written by torch's writer and by credo's, in turn.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import torch
+from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
 from credo.checkpoint import Saver
+from credo.checkpoint.streaming import StreamingWriter
 from credo.config import CheckpointConfig, PolicyConfig, PrmConfig
 from credo.dist.device import set_threads
 from credo.models.causal import CausalModel, load_model
@@ -47,6 +51,25 @@ def roles(path: str) -> tuple[CausalModel, Policy, Prm]:
     return start, policy, prm
 
 
+def written(policy: Policy, saves: int) -> None:
+    """Times torch's writer of safetensors and ours, in turn, on the policy's moments."""
+    moments = policy.optimizer.state()
+    writers = {"torch's writer": HuggingFaceStorageWriter, "ours": StreamingWriter}
+    times: dict[str, list[float]] = {name: [] for name in writers}
+    for _ in range(saves):
+        for name, writer in writers.items():
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                made = writer(folder, fqn_to_index_mapping=dict.fromkeys(moments, 1), save_distributed=True)
+                begun = time.perf_counter()
+                save(dict(moments), storage_writer=made, no_dist=True)
+                times[name].append(time.perf_counter() - begun)
+    size = sum(moment.nbytes for moment in moments.values()) / 1e9
+    for name, taken in times.items():
+        print(
+            f"{size:.2f} GB of moments by {name}: median {median(taken):.2f} s ({min(taken):.2f} to {max(taken):.2f})"
+        )
+
+
 def computed(seconds: float) -> int:
     """Matrix products made in that time."""
     left, right = torch.rand(512, 512), torch.rand(512, 512)
@@ -59,6 +82,7 @@ def computed(seconds: float) -> int:
 
 def measure(path: str, saves: int, step: float) -> None:
     start, policy, prm = roles(path)
+    written(policy, saves)
     for asynchronous in (False, True):
         config = CheckpointConfig(asynchronous=asynchronous, keep=1)
         with (

@@ -1,4 +1,4 @@
-"""Imports of large libraries without the search for garbage, which costs a fourth of their time."""
+"""Imports of large libraries without the search for garbage, which is a good part of their time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is looked for meanwhile. What an import makes is a million objects that stay, and each search after
-    some thousand new ones goes through them again."""
+    """No garbage is looked for meanwhile. What an import makes are objects that stay, and each search after some
+    thousand new ones goes through them again."""
     before = gc.isenabled()
     gc.disable()
     try:
