@@ -1,72 +1,17 @@
 /* What a decode step of a Llama does between its matrix products: norms, rotations, attention over a cache of slots.
  *
- * Compiled for one model (see kernels.py): WIDTH is the width of a head, GROUP the number of query heads that share keys,
- * LANES a power of two up to 16 that divides half of WIDTH and the width of hidden states, BF16 is defined where products,
- * keys and values are bfloat16 and not float. Sums are fp32, each made by one thread in one order: no number depends on
- * threads or on other rows.
+ * Compiled for one model (see kernels.py): WIDTH is the width of a head, GROUP the number of query heads that share keys;
+ * LANES divides half of WIDTH and the width of hidden states. Sums are fp32, each made by one thread in one order: no
+ * number depends on threads or on other rows.
  *
  * Keys lie in blocks of LANES positions, (T / LANES, D, LANES): one number of LANES keys is one load, and their scores are
  * made together without a sum across lanes.
  */
 
-#include <float.h>
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
 #define PARTS (WIDTH / LANES)
 #define HALF (WIDTH / 2)
-
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#ifdef BF16
-typedef uint16_t element;
-typedef uint16_t elements __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-
-static inline lanes loaded(const element *from) {
-    return (lanes)(__builtin_convertvector(*(const elements *)from, bits) << 16);
-}
-
-static inline void store(element *to, lanes values) { /* rounded to nearest, ties to even; NaN stays NaN */
-    bits whole = (bits)values, numbers = (bits)(values == values);
-    bits nearest = (whole + 0x7FFFu + ((whole >> 16) & 1u)) >> 16;
-    *(elements *)to = __builtin_convertvector((nearest & numbers) | (~numbers & 0x7FC0u), elements);
-}
-#else
-typedef float element;
-
-static inline lanes loaded(const element *from) { return *(const lanes *)from; }
-static inline void store(element *to, lanes values) { *(lanes *)to = values; }
-#endif
-
-static inline lanes every(float value) { return (lanes){} + value; }
-
-static inline lanes chosen(integers where, lanes these, lanes those) {
-    return (lanes)((where & (integers)these) | (~where & (integers)those));
-}
-
-static inline float total(lanes values) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += values[i];
-    return sum;
-}
-
-/* Of x <= 0, to 2e-7 of it (Cephes' expf); 1.6e-38 below -87; NaN stays NaN. */
-static inline lanes exponential(lanes x) {
-    x = chosen(x < every(-87.0f), every(-87.0f), x);
-    lanes integral = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    lanes rest = (x - integral * 0.693359375f) + integral * 2.12194440e-4f;
-    lanes sum = every(1.9875691500e-4f);
-    sum = sum * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    return sum * (lanes)((__builtin_convertvector(integral, integers) + 127) << 23);
-}
 
 static inline float norm_scale(const float *row, int64_t width, float floor) {
     lanes squares = {};
@@ -108,15 +53,28 @@ static inline void store_key(const float *key, int64_t position, element *keys) 
     for (int d = 0; d < WIDTH; d++) column[d * LANES] = rounded[d];
 }
 
+/* Asks for what will be read a block from here. All at once, they would wait for each other. */
+static inline void fetch_next(const element *from) { __builtin_prefetch(from + LANES * WIDTH, 0, 2); }
+
 /* Scores (GROUP, LANES) of a block of keys (D, LANES); two sums of each go on side by side. */
 static inline void scored(const float *queries, const element *block, lanes *scores) {
     lanes sums[2][GROUP] = {};
-    for (int d = 0; d < WIDTH; d += 2)
+    for (int d = 0; d < WIDTH; d += 2) {
+        fetch_next(block + d * LANES);
         for (int part = 0; part < 2; part++) {
             lanes key = loaded(block + (d + part) * LANES);
             for (int g = 0; g < GROUP; g++) sums[part][g] += key * queries[g * WIDTH + d + part];
         }
+    }
     for (int g = 0; g < GROUP; g++) scores[g] = sums[0][g] + sums[1][g];
+}
+
+static inline float highest(lanes values) {
+    float near[LANES];
+    *(lanes *)near = values;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) near[i] = near[i] > near[i + half] ? near[i] : near[i + half];
+    return near[0];
 }
 
 /* Softmax attention of queries (GROUP, D) to the positions from `first` to before `end`, block by block with a running
@@ -134,16 +92,20 @@ static inline void attended(const float *queries, const element *keys, const ele
         scored(queries, keys + start * WIDTH, weights);
         for (int g = 0; g < GROUP; g++) {
             lanes scores = chosen(seen, weights[g], every(-INFINITY));
-            float top = largest[g];
-            for (int i = 0; i < LANES; i++) top = scores[i] > top ? scores[i] : top;
-            float kept = exponential(every(largest[g] - top))[0];
-            weights[g] = chosen(seen, exponential(scores - top), every(0));
-            largest[g] = top, totals[g] = totals[g] * kept + weights[g];
-            for (int p = 0; p < PARTS; p++) sums[g][p] *= kept;
+            float top = highest(scores);
+            if (top > largest[g]) { /* rarely, but for the first blocks */
+                float kept = exponential(every(largest[g] - top))[0];
+                largest[g] = top, totals[g] *= kept;
+                for (int p = 0; p < PARTS; p++) sums[g][p] *= kept;
+            }
+            weights[g] = chosen(seen, exponential(scores - largest[g]), every(0));
+            totals[g] += weights[g];
         }
         for (int i = from; i < count; i++)
             for (int p = 0; p < PARTS; p++) {
-                lanes part = loaded(values + (start + i) * WIDTH + p * LANES);
+                const element *at = values + (start + i) * WIDTH + p * LANES;
+                lanes part = loaded(at);
+                if (p % 2 == 0) fetch_next(at);
                 for (int g = 0; g < GROUP; g++) sums[g][p] += ((float *)(weights + g))[i] * part;
             }
     }

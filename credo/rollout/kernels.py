@@ -1,27 +1,19 @@
-"""The C of ``kernels.c``, compiled for one model where there is a compiler, and called without the overhead of torch.
+"""What a decode step does between its products: the functions of ``kernels.c``, compiled for one model.
 
-Between its products a decode step is hundreds of small operations, whose start costs more than their work. Without a
-compiler :class:`credo.rollout.llama_body.LlamaBody` computes the same in torch.
+Between its products a decode step is hundreds of small operations, whose start costs more than their work. Without
+them :class:`credo.rollout.llama_body.LlamaBody` computes the same in torch.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fopenmp")
-SECONDS = 60
-"""How long the compiler may take; it takes less than one."""
+from credo.rollout.native import address, library, misread
+
 LANES = (16, 8, 4)
 
 _ARRAY, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -53,10 +45,10 @@ class Kernels:
         """``hidden += added``, in place, and the root-mean-square norm of that in ``dtype``."""
         rows, width = hidden.shape
         if width % self.lanes:
-            raise _misread(f"hidden states of {width} numbers, in parts of {self.lanes}")
+            raise misread(f"hidden states of {width} numbers, in parts of {self.lanes}")
         normed = torch.empty_like(hidden, dtype=self.dtype)
-        pointers = _at(hidden, _FP32), None if added is None else _at(added, self.dtype), _at(weight, _FP32)
-        self._add_and_norm(*pointers, floor, _at(normed, self.dtype), rows, width, torch.get_num_threads())
+        pointers = address(hidden, _FP32), None if added is None else address(added, self.dtype), address(weight, _FP32)
+        self._add_and_norm(*pointers, floor, address(normed, self.dtype), rows, width, torch.get_num_threads())
         return normed
 
     def attend_slots(
@@ -81,17 +73,17 @@ class Kernels:
         count, (slots, sets, capacity, width) = len(heads), keys.shape
         parts = (self.group + 2) * sets
         if heads.shape[1:] != (parts, self.width) or width != self.width or count > slots or capacity % self.lanes:
-            raise _misread(f"heads {tuple(heads.shape)} for slots {tuple(stored.shape)}")
+            raise misread(f"heads {tuple(heads.shape)} for slots {tuple(stored.shape)}")
         out = heads.new_empty(count, self.group * sets * width)
-        weights = (None, None, 0.0) if norms is None else (_at(norms[0], _FP32), _at(norms[1], _FP32), norms[2])
-        own = [_at(part, self.dtype) for part in (heads, keys, values, out)]
+        weights = (None, None, 0.0) if norms is None else (address(norms[0], _FP32), address(norms[1], _FP32), norms[2])
+        own = [address(part, self.dtype) for part in (heads, keys, values, out)]
         self._attend_slots(
             own[0],
-            _at(cos, _FP32),
-            _at(sin, _FP32),
+            address(cos, _FP32),
+            address(sin, _FP32),
             *weights,
             *own[1:3],
-            _at(positions, torch.long),
+            address(positions, torch.long),
             count,
             sets,
             capacity,
@@ -103,36 +95,11 @@ class Kernels:
         return out
 
 
-@functools.cache
 def compiled(dtype: torch.dtype, *, width: int, group: int, hidden: int) -> Kernels | None:
-    """Kernels for hidden states of ``hidden``; None without a compiler, or where it or the processor cannot do it.
-
-    It takes a third of a second, so nothing is kept on disk that could meet another processor.
-    """
+    """Kernels for hidden states of ``hidden``; None where they cannot be compiled, or no vector divides the sizes."""
     lanes = next((count for count in LANES if width % (2 * count) == hidden % count == 0), None)
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if lanes is None or compiler is None or sys.platform != "linux" or dtype not in (torch.float32, torch.bfloat16):
+    if lanes is None or dtype not in (torch.float32, torch.bfloat16):
         return None
-    sizes = [f"-DWIDTH={width}", f"-DGROUP={group}", f"-DLANES={lanes}", *["-DBF16"] * (dtype == torch.bfloat16)]
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            objects, library = f"{folder}/kernels.o", f"{folder}/kernels.so"
-            # Linked without -fopenmp: torch has loaded an OpenMP already, and the threads of two would fight.
-            commands = [*FLAGS, *sizes, "-c", str(SOURCE), "-o", objects], ["-shared", objects, "-o", library]
-            for words in commands:
-                subprocess.run(
-                    [compiler, *words], check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS
-                )
-            return Kernels(ctypes.CDLL(library), dtype, width=width, group=group, lanes=lanes)
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _at(tensor: Tensor, dtype: torch.dtype) -> int:
-    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise _misread(f"{tensor.dtype} on {tensor.device}, where {dtype} should lie end to end")
-    return tensor.data_ptr()
-
-
-def _misread(seen: str) -> ValueError:
-    return ValueError(f"The compiled steps of sampling were given {seen}; has the model changed since they were made?")
+    sizes = f"WIDTH={width}", f"GROUP={group}", f"LANES={lanes}"
+    made = library("kernels.c", *sizes, *["BF16"] * (dtype == torch.bfloat16))
+    return Kernels(made, dtype, width=width, group=group, lanes=lanes) if made is not None else None

@@ -1,7 +1,7 @@
 """A second body for a model, to sample with: the same modules and parameters, its linear layers in another form.
 
-On a CPU the form is that of oneDNN's kernels, made once per change of the weights and not once per product; in bf16 it
-halves what is read. Everything that is no linear layer stays fp32 and shared, as under autocast.
+On a CPU the form is that of ``products.c`` or of oneDNN's kernels, made once per change of the weights and not once per
+product; in bf16 it halves what is read. Everything that is no linear layer stays fp32 and shared, as under autocast.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from credo.rollout import products
 from credo.rollout.attention import NAME, Slots, register
 
 ROWS = 64
@@ -31,46 +32,52 @@ class PackedLinear(nn.Module):
     def __init__(self, dtype: torch.dtype, *sources: Any) -> None:
         super().__init__()
         self.sources, self.dtype = sources, dtype
-        self.packed = self.packed_bias = self.factors = None
+        self.packed = self.packed_bias = self.factors = self.products = None
 
     def refresh(self) -> None:
         """Copies the weights again. (Whether they changed cannot be seen: fused optimisers count no version up.)"""
         weight = torch.cat([source.weight.detach().to(self.dtype) for source in self.sources])
-        self.packed = _reordered(weight) if _onednn(weight) else weight
+        self.outputs, self.products = len(weight), _products(weight)
+        if self.products is not None:
+            self.packed = products.packed(weight)
+        else:
+            self.packed = _reordered(weight) if _onednn(weight) else weight
         if self.sources[0].bias is not None:
             self.packed_bias = torch.cat([source.bias.detach().to(self.dtype) for source in self.sources])
         self.factors = _factors(self.sources, self.dtype)
 
     def forward(self, inputs: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
-        inputs, weight = inputs.to(self.dtype), self.packed
-        assert weight is not None, "refresh comes before the first product"
-        if weight.is_mkldnn:
-            product = torch.ops.mkldnn._linear_pointwise(inputs, weight, self.packed_bias, "none", [], "")
-        else:
-            product = linear(inputs, weight, self.packed_bias)
+        product = self._product(inputs)
         if self.factors is None:
             return product
         first, second = self.factors
-        return product.add_(linear(linear(inputs, first), second))
+        return product.add_(linear(linear(inputs.to(self.dtype), first), second))
 
     def swish(self, inputs: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
         """``silu`` of the product."""
-        if not self._fuses:
-            return silu(self(inputs))
-        return torch.ops.mkldnn._linear_pointwise(inputs.to(self.dtype), self.packed, self.packed_bias, "swish", [], "")
+        return self._product(inputs, swish=True) if self._fuses else silu(self(inputs))
 
     def times(self, inputs: Float[Tensor, "*rows I"], factors: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows O"]:
         """The product, times ``factors``."""
-        if not self._fuses:
-            return self(inputs) * factors
-        return torch.ops.mkldnn._linear_pointwise.binary(
-            inputs.to(self.dtype), factors, self.packed, self.packed_bias, "mul"
-        )
+        return self._product(inputs, factors=factors) if self._fuses else self(inputs) * factors
 
     @property
     def _fuses(self) -> bool:
         """Whether one operation makes the product and what follows it."""
-        return self.packed is not None and self.packed.is_mkldnn and self.factors is None
+        one = self.products is not None or (self.packed is not None and self.packed.is_mkldnn)
+        return one and self.factors is None
+
+    def _product(self, inputs: Tensor, *, swish: bool = False, factors: Tensor | None = None) -> Tensor:
+        """With the weights alone; what follows is for those that fuse it."""
+        inputs, weight, bias = inputs.to(self.dtype), self.packed, self.packed_bias
+        assert weight is not None, "refresh comes before the first product"
+        if self.products is not None:
+            return self.products(inputs.contiguous(), weight, bias, self.outputs, swish=swish, factors=factors)
+        if not weight.is_mkldnn:
+            return linear(inputs, weight, bias)
+        if factors is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(inputs, factors, weight, bias, "mul")
+        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "swish" if swish else "none", [], "")
 
 
 class OwnBody(nn.Module):
@@ -127,6 +134,13 @@ def _factors(sources: Iterable[Any], dtype: torch.dtype) -> tuple[Tensor, Tensor
         parts = [source.scaling[name] * source.lora_B[name].weight.detach() for name in names]
         seconds.append(torch.cat([source.weight.new_empty((len(source.weight), 0), dtype=torch.float32), *parts], 1))
     return (torch.cat(firsts).to(dtype), torch.block_diag(*seconds).to(dtype)) if firsts else None
+
+
+def _products(weight: Tensor) -> products.Products | None:
+    """Those of ``products.c``, if they can take ``weight``."""
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or weight.shape[1] % 2:
+        return None
+    return products.compiled()
 
 
 def _reordered(weight: Tensor) -> Tensor:

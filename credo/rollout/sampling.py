@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from credo.rollout import drawing
+
 ROWS = 16
 """Rows worked on at once: their numbers stay in the processor's cache."""
 BLOCK = 256
@@ -35,6 +37,9 @@ def draw(
     Tokens as likely as the last one kept are kept too. Temperature 0 takes the most likely token and reports its
     log-prob at temperature 1, without any cut.
     """
+    in_c = drawing.compiled(logits.dtype) if logits.device.type == "cpu" else None
+    if in_c is not None and (temperature == 0 or (top_k, top_p, min_p) == (0, 1.0, 0.0)):
+        return in_c(logits.contiguous(), uniforms, temperature)
     parts = [
         _draw(some, numbers, temperature, top_k, top_p, min_p)
         for some, numbers in zip(logits.split(ROWS), uniforms.split(ROWS), strict=True)

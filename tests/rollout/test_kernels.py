@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import stat
-import tempfile
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +14,8 @@ from credo.rollout.cache import PackedPrompts, SlotCache
 from credo.rollout.engine import SamplingParams
 from credo.rollout.torch_engine import TorchEngine
 from tests.families import EOS, PAD, family
+from tests.rollout.compiler import needs_compiler
 
-COMPILER = shutil.which("gcc") or shutil.which("cc")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 KINDS = ("llama", "qwen2", "qwen2 with a window above", "qwen3")
 PRECISIONS = [(torch.float32, 3e-6), (torch.bfloat16, 2e-2)]
 
@@ -181,31 +176,6 @@ def test_sampling_is_the_same_with_and_without(name: str, monkeypatch: pytest.Mo
     for one, other in zip(with_kernels, without, strict=True):
         assert one.response_ids == other.response_ids
         assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
-
-
-def program(folder: Path, text: str) -> None:
-    path = folder / "gcc"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-@pytest.mark.parametrize("text", ["exit 1", "exit 0", "sleep 60", 'for last; do :; done; echo wrong > "$last"'])
-def test_without_a_compiler_that_works_there_are_no_kernels(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kernels, "SECONDS", 1)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    program(tmp_path, text)
-    assert kernels.compiled.__wrapped__(torch.float32, width=8, group=2, hidden=8) is None
-
-
-def test_without_any_compiler_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert kernels.compiled.__wrapped__(torch.float32, width=8, group=2, hidden=8) is None
-
-
-@needs_compiler
-def test_without_a_place_for_files_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    assert kernels.compiled.__wrapped__(torch.float32, width=8, group=2, hidden=8) is None
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(6, 64), (16, 6), (4, 64)])

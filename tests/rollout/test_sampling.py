@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from credo.rollout import drawing
 from credo.rollout.sampling import draw, least_weights
 from tests.rollout.oracle import sampling_logprobs
 
@@ -24,6 +25,16 @@ CUTS = [
     {"min_p": 1.0},
     {"top_k": 9, "top_p": 0.7, "min_p": 0.1},
 ]
+
+
+@pytest.fixture(params=["C", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Without cuts, draws are made in C where it can be compiled; all holds for both ways."""
+    if request.param == "torch":
+        monkeypatch.setattr(drawing, "compiled", lambda dtype: None)
+    elif drawing.compiled(torch.float32) is None:
+        pytest.skip("no C compiler here")
+    return request.param
 
 
 def logits_of(*shares: float) -> torch.Tensor:
@@ -117,12 +128,15 @@ def test_a_nucleus_is_that_of_the_sorted_row(kind: str, top_p: float):
         assert found.item() == needed[-1].item() or (top_p > 0.99 and found <= needed[-1])
 
 
-def test_numbers_that_are_none_break_no_row_but_their_own():
+@pytest.mark.parametrize("options", [{"temperature": 1.0, "top_p": 0.9}, {"temperature": 1.0}, {"temperature": 0.0}])
+@pytest.mark.parametrize("none", [math.nan, math.inf])
+def test_numbers_that_are_none_break_no_row_but_their_own(options: dict[str, Any], none: float):
     logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(8))
     broken = logits.clone()
-    broken[1, 4] = math.nan
-    tokens, _ = draw(logits, grid(3), temperature=1.0, top_p=0.9)
-    drawn, _ = draw(broken, grid(3), temperature=1.0, top_p=0.9)
+    broken[1, 4] = none
+    tokens, _ = draw(logits, grid(3), **options)
+    drawn, logprobs = draw(broken, grid(3), **options)
+    assert logprobs.isnan().tolist() == [False, True, False]
     assert (drawn[0], drawn[2]) == (tokens[0], tokens[2])
     assert 0 <= drawn[1] < 20
 
@@ -135,11 +149,12 @@ def test_ties_with_the_last_token_kept_are_kept():
     assert probabilities(tied, top_k=2, top_p=0.33) == pytest.approx([0, 1, 0, 0, 0]), "of all that is as likely"
 
 
-def test_half_precision_logits_are_read_in_full():
+@pytest.mark.parametrize("cuts", [{}, {"top_p": 0.9}])
+def test_half_precision_logits_are_read_in_full(cuts: dict[str, Any]):
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)).bfloat16()
-    tokens, logprobs = draw(logits, grid(3), temperature=0.7, top_p=0.9)
+    tokens, logprobs = draw(logits, grid(3), temperature=0.7, **cuts)
     assert logprobs.dtype == torch.float32
-    again, same = draw(logits.float(), grid(3), temperature=0.7, top_p=0.9)
+    again, same = draw(logits.float(), grid(3), temperature=0.7, **cuts)
     assert torch.equal(tokens, again)
     assert torch.equal(logprobs, same)
 
