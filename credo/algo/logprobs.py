@@ -20,10 +20,10 @@ CHUNK = 256
 """Tokens whose logits are made at a time: at 152k words of vocabulary, 150 MB of fp32."""
 ROWS = 32
 """Tokens whose softmax is made at a time."""
-WORDS = 8192
+WORDS = 2048
 """Words of the vocabulary whose weights get their gradient at a time."""
 KEPT = 2**28
-"""Bytes of logits that are kept for the backward pass rather than made again."""
+"""Bytes of logits that are kept for the first backward pass rather than made again."""
 
 
 def token_logprobs(
@@ -132,7 +132,7 @@ class _Logprobs(torch.autograd.Function):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         head = _Head(inputs, weight, bias, chunk)
-        full = torch.promote_types(inputs.dtype, torch.float32)
+        full, memory = torch.promote_types(inputs.dtype, torch.float32), head.block()
         logprobs, entropies, norms = (inputs.new_zeros(len(inputs), dtype=full) for _ in range(3))
         keep = any(ctx.needs_input_grad) and head.bytes <= KEPT
         kept: list[Tensor] = []
@@ -140,7 +140,7 @@ class _Logprobs(torch.autograd.Function):
             logits = head.logits(start)
             if keep:
                 kept.append(logits)
-            for rows, block in _row_blocks(logits, start, temperature):
+            for rows, block in _row_blocks(logits, start, temperature, memory):
                 most = block.amax(dim=-1)
                 block -= most[:, None]
                 logprobs[rows] = block.gather(1, targets[rows, None]).squeeze(1)
@@ -162,15 +162,16 @@ class _Logprobs(torch.autograd.Function):
         temperature, chunk, with_entropy = ctx.options
         of_logprobs, of_entropies = grad_outputs
         head = _Head(inputs, weight, bias, chunk)
-        gradients = _Gradients(inputs, weight, bias, ctx.needs_input_grad)
-        made_again = weight is not None and not ctx.kept
+        gradients, memory = _Gradients(inputs, weight, bias, ctx.needs_input_grad), head.block()
+        kept, ctx.kept = ctx.kept, []  # they are overwritten
         for start in range(0, len(inputs), chunk):
-            logits = ctx.kept[start // chunk] if ctx.kept else head.logits(start)
-            towards = logits if made_again else torch.empty_like(logits)
-            for rows, block in _row_blocks(logits, start, temperature):
+            logits = kept[start // chunk] if kept else head.logits(start)
+            towards = torch.empty_like(logits) if weight is None else logits
+            for rows, block in _row_blocks(logits, start, temperature, memory):
                 block -= norms[rows, None]
-                weights, silent = block.exp(), of_logprobs[rows] == 0
-                gradient = weights * -of_logprobs[rows, None]
+                silent = of_logprobs[rows] == 0
+                weights = block.exp() if with_entropy else block.exp_()
+                gradient = torch.mul(weights, -of_logprobs[rows, None], out=None if with_entropy else weights)
                 if with_entropy:
                     # d H / d logits = -p * (log p + H)
                     silent &= of_entropies[rows] == 0
@@ -195,6 +196,12 @@ class _Head:
     def bytes(self) -> int:
         """Of all logits that are not given."""
         return 0 if self.weight is None else len(self.inputs) * len(self.weight) * self.inputs.element_size()
+
+    def block(self) -> Tensor:
+        """Memory for the fp32 copy of a few rows of logits, for one block after another."""
+        words = self.inputs.shape[1] if self.weight is None else len(self.weight)
+        full = torch.promote_types(self.inputs.dtype, torch.float32)
+        return self.inputs.new_empty(min(ROWS, self.chunk, len(self.inputs)), words, dtype=full)
 
     def logits(self, start: int) -> Tensor:
         """Of the rows from ``start`` on."""
@@ -224,10 +231,14 @@ class _Gradients:
                 self.weight[words] += towards[:, words].T @ self.rows[rows]
 
 
-def _row_blocks(logits: Tensor, start: int, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Fp32 copies of a few rows at a time, which stay in the processor's cache, with their place among all rows."""
+def _row_blocks(logits: Tensor, start: int, temperature: float, memory: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Copies of a few rows at a time in fp32, which stay in the processor's cache, with their place among all rows.
+
+    Each is made in the same ``memory``: fresh pages cost more than what is done here.
+    """
     for first in range(0, len(logits), ROWS):
-        block = logits[first : first + ROWS].to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+        some = logits[first : first + ROWS]
+        block = memory[: len(some)].copy_(some)
         yield slice(start + first, start + first + len(block)), block if temperature == 1.0 else block.div_(temperature)
 
 

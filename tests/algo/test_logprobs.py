@@ -234,3 +234,16 @@ def test_a_linear_head_in_bf16_sums_its_gradient_in_fp32():
 def test_entropies_are_not_made_unasked():
     hidden, weight, bias, targets = head()
     assert not linear_logprobs(hidden, weight, bias, targets)[1].any()
+
+
+@pytest.mark.parametrize("kept", [0, 2**28])
+def test_a_second_backward_pass_finds_the_same(kept: int, monkeypatch: pytest.MonkeyPatch):
+    """Though the first one overwrites the logits that were kept for it."""
+    monkeypatch.setattr("credo.algo.logprobs.KEPT", kept)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(9, 4, requires_grad=True), torch.randn(11, 4, requires_grad=True)
+    found = linear_logprobs(hidden, weight, None, torch.arange(9), chunk=4)[0].sum()
+    first = torch.autograd.grad(found, (hidden, weight), retain_graph=True)
+    second = torch.autograd.grad(found, (hidden, weight))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
