@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,12 +29,15 @@ SECONDS = 60
 def library(source: str, *defined: str) -> ctypes.CDLL | None:
     """The functions of the file ``source``, for this processor; None without a compiler, or where it fails.
 
-    It takes a quarter of a second, so nothing is kept on disk that could meet another processor.
+    What was compiled is kept in the user's cache, under a name that says of what, how and for which processor.
     """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         return None
     try:
+        kept = _cache() / f"{source}-{_identity(source, defined)}.so"
+        with suppress(OSError):
+            return ctypes.CDLL(str(kept))
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             objects, linked = f"{folder}/{source}.o", f"{folder}/{source}.so"
             # Linked without -fopenmp: torch has loaded an OpenMP already, and the threads of two would fight.
@@ -40,9 +46,38 @@ def library(source: str, *defined: str) -> ctypes.CDLL | None:
                 subprocess.run(
                     [compiler, *words], check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS
                 )
-            return ctypes.CDLL(linked)
+            loaded = ctypes.CDLL(linked)
+            _keep(Path(linked), kept)
+            return loaded
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "credo"
+
+
+def _identity(source: str, defined: tuple[str, ...]) -> str:
+    """Of the text, the options and the processor."""
+    digest = hashlib.sha256(repr((FLAGS, defined, _processor())).encode())
+    for path in (SOURCES / "vectors.h", SOURCES / source):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _processor() -> list[str]:
+    """What the system says that the first core is and can do, but for figures that come and go, such as its clock."""
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    return [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features", "CPU"))]
+
+
+def _keep(linked: Path, kept: Path) -> None:
+    """For the next run; one that cannot write there compiles again."""
+    with suppress(OSError):
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(linked, unfinished)
+        os.replace(unfinished, kept)
 
 
 def address(tensor: Tensor, dtype: torch.dtype) -> int:

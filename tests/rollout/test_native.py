@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -14,8 +16,15 @@ from credo.rollout.native import address, library
 from tests.rollout.compiler import needs_compiler
 
 
-def compiled() -> object:
-    return library.__wrapped__("drawing.c")
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing was compiled before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "credo"
+
+
+def compiled(*defined: str) -> object:
+    return library.__wrapped__("drawing.c", *defined)
 
 
 def program(folder: Path, text: str) -> None:
@@ -25,10 +34,42 @@ def program(folder: Path, text: str) -> None:
 
 
 @needs_compiler
-def test_a_source_is_compiled_once():
-    assert library("drawing.c") is not None
-    assert library("drawing.c") is library("drawing.c")
-    assert library("drawing.c", "BF16") is not library("drawing.c")
+def test_a_source_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    assert compiled() is not None
+    assert compiled("BF16") is not None
+    assert len(list(cache.iterdir())) == 2
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compiled() is not None
+
+
+@needs_compiler
+@pytest.mark.parametrize("changed", ["text", "processor", "damage"])
+def test_what_was_kept_of_something_else_is_not_used(
+    changed: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert compiled() is not None
+    (kept,) = cache.iterdir()
+    if changed == "text":
+        shutil.copytree(
+            native.SOURCES, tmp_path / "sources", ignore=lambda _, names: [n for n in names if n[-1] not in "ch"]
+        )
+        with (tmp_path / "sources" / "vectors.h").open("a") as text:
+            text.write("/* and more */\n")
+        monkeypatch.setattr(native, "SOURCES", tmp_path / "sources")
+    if changed == "processor":
+        monkeypatch.setattr(native, "_processor", lambda: ["another"])
+    if changed == "damage":
+        kept.write_bytes(b"no library")
+    assert compiled() is not None
+    assert len(list(cache.iterdir())) == (1 if changed == "damage" else 2)
+    assert kept.read_bytes() != b"no library"
+
+
+@needs_compiler
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(cache: Path):
+    cache.parent.write_text("no folder")
+    assert compiled() is not None
+    assert compiled() is not None
 
 
 @pytest.mark.parametrize("text", ["exit 1", "exit 0", "sleep 60", 'for last; do :; done; echo wrong > "$last"'])
