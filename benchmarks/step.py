@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=["32x64", "64x128"])
     parser.add_argument("--compute", choices=DTYPES, default="bf16")
-    parser.add_argument("--microbatch", type=int, default=4096, help="training.tokens_per_microbatch")
+    parser.add_argument("--microbatch", type=int, default=2048, help="training.tokens_per_microbatch")
     parser.add_argument("--trl-rows", type=int, default=8, help="TRL's per_device_train_batch_size")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
