@@ -74,5 +74,6 @@ def compiled() -> Products | None:
 
 def packed(matrix: Float[Tensor, "O I"]) -> Float[Tensor, "panels pairs columns 2"]:
     """The panels of ``matrix``, which has an even number of inputs; missing outputs are 0."""
-    whole = torch.nn.functional.pad(matrix, (0, 0, 0, -len(matrix) % COLUMNS))
-    return whole.view(-1, COLUMNS, matrix.shape[1] // 2, 2).transpose(1, 2).contiguous()
+    pairs = torch.nn.functional.pad(matrix, (0, 0, 0, -len(matrix) % COLUMNS)).view(torch.int32)
+    panels = pairs.view(-1, COLUMNS, pairs.shape[1]).transpose(1, 2).contiguous()
+    return panels.view(matrix.dtype).view(*panels.shape, 2)
