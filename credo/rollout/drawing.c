@@ -41,7 +41,7 @@ static int64_t first_of(const element *row, int64_t count, float top) {
     for (int64_t i = 0; i < count; i += LANES) {
         integers same = some(row, i, count) == top;
         for (int lane = 0; lane < LANES; lane++)
-            if (same[lane]) return i + lane;
+            if (same[lane] && i + lane < count) return i + lane;
     }
     return 0;
 }

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from credo.rollout.native import address, library
+from credo.rollout.native import address, library, misread
 
 BLOCK = 256
 """Tokens summed as one, as in ``drawing.c``."""
@@ -29,7 +29,9 @@ class Drawing:
     ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
         """One token a row and its log-prob."""
         rows, count = logits.shape
-        numbers = uniforms.to(torch.float64)
+        numbers = uniforms.to(torch.float64).contiguous()
+        if numbers.shape != (rows,):
+            raise misread(f"{len(numbers)} numbers for {rows} rows")
         tokens, logprobs = numbers.new_empty(rows, dtype=torch.long), numbers.new_empty(rows, dtype=torch.float32)
         sums = numbers.new_empty(rows, -(-count // BLOCK))
         self._draw(

@@ -77,21 +77,9 @@ class Kernels:
         out = heads.new_empty(count, self.group * sets * width)
         weights = (None, None, 0.0) if norms is None else (address(norms[0], _FP32), address(norms[1], _FP32), norms[2])
         own = [address(part, self.dtype) for part in (heads, keys, values, out)]
-        self._attend_slots(
-            own[0],
-            address(cos, _FP32),
-            address(sin, _FP32),
-            *weights,
-            *own[1:3],
-            address(positions, torch.long),
-            count,
-            sets,
-            capacity,
-            window or 0,
-            scaling,
-            own[3],
-            torch.get_num_threads(),
-        )
+        angles, places = (address(cos, _FP32), address(sin, _FP32)), address(positions, torch.long)
+        sizes = count, sets, capacity, window or 0, scaling
+        self._attend_slots(own[0], *angles, *weights, *own[1:3], places, *sizes, own[3], torch.get_num_threads())
         return out
 
 

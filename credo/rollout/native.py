@@ -9,6 +9,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -35,14 +36,14 @@ def library(source: str, *defined: str) -> ctypes.CDLL | None:
     if compiler is None or sys.platform != "linux":
         return None
     try:
-        kept = _cache() / f"{source}-{_identity(source, defined)}.so"
+        kept = _cache() / f"{source}-{_identity(compiler, source, defined)}.so"
         with suppress(OSError):
             return ctypes.CDLL(str(kept))
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             objects, linked = f"{folder}/{source}.o", f"{folder}/{source}.so"
             # Linked without -fopenmp: torch has loaded an OpenMP already, and the threads of two would fight.
             made = [*FLAGS, *(f"-D{name}" for name in defined), "-c", str(SOURCES / source), "-o", objects]
-            for words in made, ["-shared", objects, "-o", linked, "-lm"]:
+            for words in made, ["-shared", objects, "-lm", "-o", linked]:
                 subprocess.run(
                     [compiler, *words], check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS
                 )
@@ -54,12 +55,17 @@ def library(source: str, *defined: str) -> ctypes.CDLL | None:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "credo"
+    """The user's; without an absolute path to it, a place where nothing can be kept."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return folder / "credo" if folder.is_absolute() else Path(os.devnull) / "credo"
 
 
-def _identity(source: str, defined: tuple[str, ...]) -> str:
-    """Of the text, the options and the processor."""
-    digest = hashlib.sha256(repr((FLAGS, defined, _processor())).encode())
+def _identity(compiler: str, source: str, defined: tuple[str, ...]) -> str:
+    """Of the text, the options, the compiler and the processor."""
+    found = os.stat(compiler)
+    digest = hashlib.sha256(
+        repr((FLAGS, defined, os.path.realpath(compiler), found.st_size, found.st_mtime_ns, _processor())).encode()
+    )
     for path in (SOURCES / "vectors.h", SOURCES / source):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
@@ -68,16 +74,23 @@ def _identity(source: str, defined: tuple[str, ...]) -> str:
 def _processor() -> list[str]:
     """What the system says that the first core is and can do, but for figures that come and go, such as its clock."""
     first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    return [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features", "CPU"))]
+    told = ("model name", "flags", "Features", "CPU", "isa", "uarch")
+    return [platform.machine(), *(line for line in first.splitlines() if line.startswith(told))]
 
 
 def _keep(linked: Path, kept: Path) -> None:
     """For the next run; one that cannot write there compiles again."""
     with suppress(OSError):
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(linked, unfinished)
-        os.replace(unfinished, kept)
+        handle, unfinished = tempfile.mkstemp(dir=kept.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(linked.read_bytes())
+                file.flush()
+                os.fsync(handle)  # a library that is cut off ends the process that loads it
+            os.replace(unfinished, kept)
+        except OSError:
+            os.unlink(unfinished)
 
 
 def address(tensor: Tensor, dtype: torch.dtype) -> int:

@@ -37,7 +37,7 @@ static inline void summed(const element *const *rows, const element *panel, int6
 }
 
 static inline lanes swished(lanes x) {
-    lanes small = exponential(chosen(x < every(0), x, -x));
+    lanes size = chosen(x < every(0), -x, x), small = chosen(size > every(87), every(0), exponential(-size));
     return x * chosen(x < every(0), small, every(1)) / (small + 1);
 }
 

@@ -38,7 +38,7 @@ class TorchEngine:
     1e-6 in a log-prob). With "bf16" linear layers and attention are computed in bf16 as under the trainer's autocast;
     their rounding (about 1e-2 in a log-prob) may depend on the size of the batch, and where a number falls that close
     to the border of two tokens, so may the token; not so where products and steps are compiled
-    (:mod:`credo.rollout.products`), whose responses are the same to the last bit. Untested on CUDA.
+    (:mod:`credo.rollout.products`): without adapters, responses are the same to the last bit. Untested on CUDA.
     """
 
     def __init__(

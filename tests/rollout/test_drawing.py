@@ -54,3 +54,13 @@ def test_a_row_without_any_token_breaks_no_other():
     assert 0 <= others[3] < 40
     assert torch.equal(others[4:], tokens[4:])
     assert torch.equal(broken[:3], logprobs[:3])
+
+
+@pytest.mark.parametrize("vocabulary", [1, 15, 16, 20])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_of_nothing_but_nan_gets_a_token_that_exists(vocabulary: int, temperature: float, dtype: torch.dtype):
+    logits = torch.full((2, vocabulary), math.nan, dtype=dtype)
+    tokens, logprobs = draw(logits, torch.tensor([0.0, 0.99], dtype=torch.float64), temperature=temperature)
+    assert ((tokens >= 0) & (tokens < vocabulary)).all()
+    assert logprobs.isnan().all()

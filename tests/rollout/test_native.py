@@ -43,7 +43,7 @@ def test_a_source_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @needs_compiler
-@pytest.mark.parametrize("changed", ["text", "processor", "damage"])
+@pytest.mark.parametrize("changed", ["text", "processor", "compiler", "damage"])
 def test_what_was_kept_of_something_else_is_not_used(
     changed: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -58,11 +58,31 @@ def test_what_was_kept_of_something_else_is_not_used(
         monkeypatch.setattr(native, "SOURCES", tmp_path / "sources")
     if changed == "processor":
         monkeypatch.setattr(native, "_processor", lambda: ["another"])
+    if changed == "compiler":
+        monkeypatch.setattr(native.os.path, "realpath", lambda _: "another")
     if changed == "damage":
         kept.write_bytes(b"no library")
     assert compiled() is not None
     assert len(list(cache.iterdir())) == (1 if changed == "damage" else 2)
     assert kept.read_bytes() != b"no library"
+
+
+@needs_compiler
+def test_without_an_absolute_place_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert compiled() is not None
+    assert not list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_what_cannot_be_finished_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(native.os, "fsync", full)
+    assert compiled() is not None
+    assert not list(cache.iterdir())
 
 
 @needs_compiler

@@ -81,6 +81,14 @@ def test_what_is_not_a_number_stays_in_its_own_row():
 
 
 @needs_products
+def test_the_swish_of_what_is_far_below_is_nothing():
+    rows, panels = torch.tensor([[-1e30, 0.0], [-80.0, 0.0]]).bfloat16(), products.packed(torch.ones(1, 2).bfloat16())
+    found = made()(rows, panels, None, 1, swish=True)
+    assert found[0].item() == 0
+    assert -1e-30 < found[1].item() < 0
+
+
+@needs_products
 @pytest.mark.parametrize("wrong", ["inputs", "outputs", "bias", "factors", "type", "order"])
 def test_what_c_would_misread_is_refused(wrong: str):
     rows, panels, outputs = drawn(3, 8), products.packed(drawn(50, 8)), 50
