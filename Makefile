@@ -27,6 +27,7 @@ test-vllm: .venv-vllm/vllm.installed
 
 bench: .venv/slow.installed
 	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/rollout.py --mixed
 	$(BIN)/python benchmarks/step.py

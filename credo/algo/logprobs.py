@@ -132,8 +132,8 @@ class _Logprobs(torch.autograd.Function):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         head = _Head(inputs, weight, bias, chunk)
-        full, memory = torch.promote_types(inputs.dtype, torch.float32), head.block()
-        logprobs, entropies, norms = (inputs.new_zeros(len(inputs), dtype=full) for _ in range(3))
+        memory = head.block()
+        logprobs, entropies, norms = (memory.new_zeros(len(inputs)) for _ in range(3))
         keep = any(ctx.needs_input_grad) and head.bytes <= KEPT
         kept: list[Tensor] = []
         for start in range(0, len(inputs), chunk):

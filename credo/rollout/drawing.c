@@ -1,12 +1,11 @@
 /* One token a row, drawn from the softmax of its logits: see sampling.py, which says the same in torch.
  *
- * A row is read three times and nothing of it is written; it is worked on by one thread in one order.
+ * A row is read three times and nothing of it is written; it is worked on by one thread in one order. Weights of BLOCK
+ * tokens (see drawing.py) are summed in fp32, and those sums in fp64.
  */
 
 #define LANES 16
 #include "vectors.h"
-
-#define BLOCK 256 /* tokens whose weights are summed in fp32; sums of blocks are fp64 */
 
 /* LANES logits from `i` on, -inf from `count` on. */
 static inline lanes some(const element *row, int64_t i, int64_t count) {

@@ -12,7 +12,7 @@ from torch import Tensor
 from credo.rollout.native import address, library, misread
 
 BLOCK = 256
-"""Tokens summed as one, as in ``drawing.c``."""
+"""Tokens summed as one when a cumulative distribution is inverted."""
 
 
 class Drawing:
@@ -53,5 +53,5 @@ def compiled(dtype: torch.dtype) -> Drawing | None:
     """None where it cannot be compiled, or not for ``dtype``."""
     if dtype not in (torch.float32, torch.bfloat16):
         return None
-    made = library("drawing.c", *["BF16"] * (dtype == torch.bfloat16))
+    made = library("drawing.c", f"BLOCK={BLOCK}", *["BF16"] * (dtype == torch.bfloat16))
     return Drawing(made, dtype) if made is not None else None

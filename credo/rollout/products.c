@@ -3,7 +3,7 @@
  * Decoding has few rows and a great many products, each too short for a general library to reach its speed. A number is
  * summed by one thread in one order, so it does not depend on threads or on other rows.
  *
- * The matrix (O, I) lies in panels of COLUMNS of its rows, (O / COLUMNS, I / 2, COLUMNS, 2): one load holds a pair of
+ * The matrix (O, I) lies in panels of COLUMNS of its rows (see products.py), (O / COLUMNS, I / 2, COLUMNS, 2): one load holds a pair of
  * inputs for each of 16 outputs.
  */
 
@@ -16,8 +16,7 @@
 #include <immintrin.h>
 
 #define ROWS 8
-#define PARTS 3
-#define COLUMNS (LANES * PARTS)
+#define PARTS (COLUMNS / LANES)
 #define CHUNK 64 /* rows that pass over a panel while it is near */
 
 static inline void summed(const element *const *rows, const element *panel, int64_t inputs, __m512 sums[ROWS][PARTS]) {
@@ -68,7 +67,7 @@ void multiply(const element *rows, const element *matrix, const element *bias, c
                 for (int64_t p = 0, o = start; p < PARTS && o < outputs; p++, o += LANES) {
                     int64_t at = (n + r) * outputs + o, left = outputs - o < LANES ? outputs - o : LANES;
                     const element *factor = factors ? factors + at : NULL;
-                    if (left == LANES)
+                    if (left == LANES) /* a count that the compiler knows makes each copy one instruction */
                         finish(out + at, (lanes)sums[r][p], bias ? bias + o : NULL, factor, swish, LANES);
                     else
                         finish(out + at, (lanes)sums[r][p], bias ? bias + o : NULL, factor, swish, left);

@@ -14,8 +14,6 @@ from credo.rollout import drawing
 
 ROWS = 16
 """Rows worked on at once: their numbers stay in the processor's cache."""
-BLOCK = 256
-"""Tokens summed as one when a cumulative distribution is inverted."""
 FIRST, THEN = 12, 9
 """Bits of a weight that are looked at together for a nucleus, first and, twice, then: those up to 1.0 have 30."""
 
@@ -126,14 +124,14 @@ def _invert(
 ) -> tuple[Int[Tensor, "N 1"], Float[Tensor, " N"]]:
     """The token at each of ``uniforms`` and the sum of each row's weights, in fp64 from blocks upwards."""
     vocabulary = weights.shape[1]
-    missing = -vocabulary % BLOCK
-    blocks = (pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1, BLOCK))
+    missing = -vocabulary % drawing.BLOCK
+    blocks = (pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1, drawing.BLOCK))
     sums = blocks.sum(dim=2).double().cumsum(dim=1)
     targets = uniforms.double().unsqueeze(1) * sums[:, -1:]
     block = _first_above(sums, targets)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(dim=1)
-    tokens = block * BLOCK + _first_above(inside, targets - before)
+    inside = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, drawing.BLOCK)).squeeze(1).double().cumsum(dim=1)
+    tokens = block * drawing.BLOCK + _first_above(inside, targets - before)
     return tokens.clamp(max=vocabulary - 1), sums[:, -1]
 
 

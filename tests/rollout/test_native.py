@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compiled(*defined: str) -> object:
-    return library.__wrapped__("drawing.c", *defined)
+    return library.__wrapped__("drawing.c", "BLOCK=256", *defined)
 
 
 def program(folder: Path, text: str) -> None:
