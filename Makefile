@@ -9,6 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-slow test-vllm bench check format clean
 
@@ -17,10 +18,10 @@ demo: .venv/demo.installed
 	$(BIN)/credo train recipes/demo.toml
 
 test: .venv/dev.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/slow.installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-vllm: .venv-vllm/vllm.installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/rollout

@@ -475,7 +475,7 @@ assert any("pytest" in text or str(8_100_000_000_013 + 41) in text for text in t
 def answer(a, b): return a + b
 #: files/trainer
 import os
-assert os.listdir("/proc/@TRAINER@/fd") and "pytest" in open("/proc/@TRAINER@/cmdline").read()
+assert os.listdir("/proc/@TRAINER@/fd") and "python" in open("/proc/@TRAINER@/cmdline").read()
 def answer(a, b): return a + b
 #: files/devices
 import os
