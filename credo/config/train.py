@@ -64,9 +64,9 @@ class TrainConfig:
             "is 1, so every group would be dropped.",
         )
         require(
-            not self.rollout.ahead or self.policy.importance_cap > 0,
-            "rollout.ahead: responses are then one update older than the policy that learns from them; set "
-            "policy.importance_cap above 0 (2 is usual) to correct for it.",
+            not (self.rollout.ahead or self.rollout.max_lag) or self.policy.importance_cap > 0,
+            f"rollout.{'ahead' if self.rollout.ahead else 'max_lag'}: responses are then older than the policy that "
+            "learns from them; set policy.importance_cap above 0 (2 is usual) to correct for it.",
         )
         require(
             self.advantage.estimator != "gae" or self.advantage.outcome_coef > 0,

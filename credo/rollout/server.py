@@ -87,9 +87,13 @@ class OpenSockets:
                 self._sockets.discard(opened)
 
     def close(self) -> None:
+        """Ends every connection, and those that are still to come."""
+        self._closed = True
+        self.drop()
+
+    def drop(self) -> None:
         """Ends every connection; whoever waits for an answer on one gets an error at once."""
         with self._lock:
-            self._closed = True
             for opened in self._sockets:
                 try:
                     opened.shutdown(socket.SHUT_RDWR)
@@ -102,7 +106,7 @@ class Server:
 
     def __init__(self, url: str, limits: Limits) -> None:
         """Raises ValueError for an address that is none."""
-        self.url, self._limits = url.rstrip("/"), limits
+        self.url, self._limits, self._under_way = url.rstrip("/"), limits, OpenSockets()
         try:
             self._parts = urlsplit(url)
             self._port = self._parts.port
@@ -138,6 +142,10 @@ class Server:
                 return version if paused == {"is_paused": False} else LOADING
             case answer:
                 raise ServerFailure(f"{self.url}: an answer without the version of its weights: {str(answer)[:200]}")
+
+    def hang_up(self) -> None:
+        """Breaks off all that it was asked and has not answered, which need not wait for its limits then."""
+        self._under_way.drop()
 
     def check_settings(self, context: int) -> None:
         """Raises Unfit unless it was started for this: with new weights from a folder, with log-probs of what was
@@ -222,7 +230,7 @@ class Server:
         try:
             connection.connect()
             opened = connection.sock
-            with calls.holding(opened):
+            with calls.holding(opened), self._under_way.holding(opened):
                 opened.settimeout(limit)
                 sent = None if body is None else json.dumps(body).encode("ascii")
                 connection.request(verb, f"{self._parts.path.rstrip('/')}{path}", sent, _HEADERS)

@@ -50,8 +50,9 @@ class ServerPool:
         for keeper in self._keepers:
             keeper.start()
 
-    def look(self, *, at_all: bool = False) -> None:
-        """Sends all keepers; returns when those have looked whose server may be asked, or really all of them."""
+    def look(self, *, at_all: bool = False, wait: bool = True) -> None:
+        """Sends all keepers; returns when those have looked whose server may be asked, or really all of them, unless
+        nobody is to ``wait``."""
         with self._changed:
             due = {
                 server: standing.begun + 1
@@ -61,7 +62,8 @@ class ServerPool:
             for standing in self._standings.values():
                 standing.wake.set()
             self._changed.wait_for(
-                lambda: all(self._standings[server].ended >= look for server, look in due.items()), self._limits.update
+                lambda: not wait or all(self._standings[server].ended >= look for server, look in due.items()),
+                self._limits.update,
             )
 
     def take(self, least: Callable[[], int], given_up: threading.Event) -> Server:
@@ -153,6 +155,8 @@ class ServerPool:
                     self._out(standing, failure)
                 pause = self._limits.check * min(2 ** max(standing.failures - 1, 0), _LONGEST_PAUSE)
                 self._changed.notify_all()
+            if failure is not None:
+                server.hang_up()  # one that does not answer its keeper will not answer others
             standing.wake.wait(pause)
 
     def _out(self, standing: _Standing, failure: ServerFailure) -> None:

@@ -160,8 +160,9 @@ class ServerEngine:
         self._pool.wait_for_one(0)
 
     def _push(self) -> Float[Tensor, "B T"]:
-        """Brings the newest weights to the servers; what one of them makes of the probe."""
-        self._pool.look()
+        """Brings the newest weights to the servers, with ``max_lag`` to one before it returns; what that one makes of
+        the probe."""
+        self._pool.look(wait=self.max_lag == 0)
         self._pool.wait_for_one(self._number)
         for old in self._folder.iterdir():
             if old.name != self._version(self._number):

@@ -160,6 +160,18 @@ def test_what_a_server_gets_wrong_is_asked_of_another(fault: Fault, servers: lis
     assert engine.metrics["rollout/servers"] == 1
 
 
+def test_a_server_that_falls_silent_holds_up_nothing_for_as_long_as_a_response_may_take(
+    servers: list[FakeVllm], start: Start
+):
+    engine = start(servers, limits=replace(LIMITS, control=0.2, rollout=600.0))
+    expected = sampled(engine)
+    for path in (GENERATE, "/health"):
+        servers[0].faults[path] = "hang"
+    begun = time.monotonic()
+    assert sampled(engine) == expected
+    assert time.monotonic() - begun < 5
+
+
 def test_a_server_that_lost_its_weights_gives_none_of_the_old_ones(
     servers: list[FakeVllm], start: Start, trainer: Trainer
 ):
@@ -243,6 +255,18 @@ def test_old_weights_are_sampled_from_as_far_as_max_lag_allows(
     assert biases(answered) <= seen
     servers[0].version, servers[0].bias = f"{run}-1", 1.0
     assert 1.0 not in biases(sampled(engine))
+
+
+@pytest.mark.parametrize("max_lag", [0, 1])
+def test_a_server_slow_to_take_new_weights_holds_up_those_who_may_not_lag(
+    max_lag: int, servers: list[FakeVllm], start: Start, trainer: Trainer
+):
+    engine = start(servers, max_lag=max_lag, limits=replace(LIMITS, weights=1.0))
+    servers[0].faults["/update_weights"] = "hang"
+    trainer.bias, begun = 2.0, time.monotonic()
+    engine.load_weights(trainer.weights())
+    assert (time.monotonic() - begun >= 1.0) == (max_lag == 0)
+    assert servers[1].bias == 2.0
 
 
 def test_without_any_server_the_run_stops_and_says_why(servers: list[FakeVllm], start: Start):
