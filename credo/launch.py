@@ -53,7 +53,7 @@ def launch(config: TrainConfig, options: LaunchConfig, *, resume: str = "auto") 
         case "torchrun":
             _train(config, options, resume)
         case "local":
-            options.refuse_ranks("in one process, which neither torchrun nor Ray started")
+            options.refuse_ranks("in one process, which neither torchrun nor Ray started", config.checkpoint)
             _train(config, options, resume)
 
 
@@ -62,7 +62,7 @@ def launch_sft(recipe: SftRecipe) -> None:
 
     Raises as :func:`launch`.
     """
-    with _ranks_of_torchrun(recipe.run.device, recipe.launch) as world:
+    with _ranks_of_torchrun(recipe) as world:
         sft(recipe.config, world=world)
 
 
@@ -70,7 +70,7 @@ def launch_prm_training(recipe: PrmTrainingRecipe) -> None:
     """Trains the offline PRM of ``recipe``, as :func:`launch_sft` does."""
     from credo.offline.training import train_prm
 
-    with _ranks_of_torchrun(recipe.run.device, recipe.launch) as world:
+    with _ranks_of_torchrun(recipe) as world:
         train_prm(recipe.config, world=world)
 
 
@@ -115,11 +115,11 @@ def _ranks(device: str, options: LaunchConfig) -> Iterator[World]:
         yield world
 
 
-def _ranks_of_torchrun(device: str, options: LaunchConfig) -> AbstractContextManager[World]:
+def _ranks_of_torchrun(recipe: SftRecipe | PrmTrainingRecipe) -> AbstractContextManager[World]:
     """The ranks that torchrun started, or this process alone."""
-    if _place(options) == "local":
-        options.refuse_ranks("in one process, which torchrun did not start")
-    return _ranks(device, options)
+    if _place(recipe.launch) == "local":
+        recipe.launch.refuse_ranks("in one process, which torchrun did not start", recipe.checkpoint)
+    return _ranks(recipe.run.device, recipe.launch)
 
 
 def _on_ray(config: TrainConfig, options: LaunchConfig, resume: str) -> None:

@@ -293,6 +293,10 @@ def test_architecture_out_of_range(name: str, value: int):
         ({"advantage.estimator": "remax", "advantage.control": "random"}, "advantage.control"),
         ({"rollout.ahead": True}, "policy.importance_cap"),
         (
+            {"rollout.engine": "vllm-server", "rollout.servers": ("http://here:1",), "rollout.max_lag": 1},
+            "policy.importance_cap",
+        ),
+        (
             {"rollout.per_prompt": 1, "advantage.estimator": "reinforce", "advantage.gate_accuracy": 0.8},
             "advantage.gate_accuracy",
         ),
@@ -393,7 +397,6 @@ INERT_LAUNCH: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "launch.retries", 1),
     ({"launch.kind": "torchrun"}, "launch.retries", 1),
     ({"launch.kind": "local"}, "launch.sharding", "full"),
-    ({"launch.kind": "local"}, "launch.timeout", 60.0),
     ({"launch.kind": "local"}, "launch.offload", True),
     ({}, "launch.offload", True),
     (ON_RAY, "launch.sharding", "full"),

@@ -55,6 +55,13 @@ def test_one_process_refuses_what_only_several_have(tmp_path: Path, options: dic
     assert f"launch.{next(iter(options))}" in refusal(tmp_path, **options)
 
 
+@pytest.mark.parametrize("waited_for", [{"checkpoint__remote": "file://{}/away"}, {"checkpoint__asynchronous": True}])
+def test_one_process_waits_for_its_checkpoints_as_long_as_it_is_told(tmp_path: Path, waited_for: dict[str, Any]):
+    changes = {key: value.format(tmp_path) if isinstance(value, str) else value for key, value in waited_for.items()}
+    launch(tiny_config(tmp_path, run__steps=1, **changes), LaunchConfig(timeout=60.0))
+    assert [row["step"] for row in lines(tmp_path / "runs" / "run" / "metrics.jsonl")] == [1]
+
+
 def test_what_is_in_the_memory_of_the_host_cannot_be_sent_there(tmp_path: Path):
     assert "launch.offload" in refusal(tmp_path, kind="local", sharding="full", offload=True)
 

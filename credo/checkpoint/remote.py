@@ -17,6 +17,8 @@ from credo.checkpoint.folder import MANIFEST, name_of, read, step_of, steps_in
 from credo.checkpoint.retention import retained
 from credo.console import first_line
 
+FETCHED = "fetched"
+"""Beside the checkpoints: what has come of one so far."""
 RECORDS = ("*.jsonl", "*.toml")
 """Files beside the checkpoints without which the run could not go on as itself."""
 
@@ -36,22 +38,24 @@ class Remote:
             raise ValueError(f"checkpoint.remote = '{url}' cannot be reached: {error}.") from error
 
     def fetch(self, warn: Callable[[str], None]) -> None:
-        """Brings the newest whole checkpoint here, with the records of the run so far, if there is none here.
+        """Brings the newest whole checkpoint here, with the records of the run so far, if it is newer than those here.
 
-        Damaged ones are named through ``warn``. Raises ValueError if there are only damaged ones, or if that cannot be
-        found out.
+        Damaged ones are named through ``warn``, and so is a remote that cannot be asked where the run can go on from
+        its own. Raises ValueError if there are only damaged ones, or if it cannot be found out whether there are any.
         """
-        if steps_in(self.run / "checkpoints"):
-            return
+        newest = max(steps_in(self.run / "checkpoints"), default=-1)
         try:
-            Background(partial(self._fetch, warn)).wait(self.limit)
+            Background(partial(self._fetch, warn, newest)).wait(self.limit)
         except ValueError:
             raise
         except Exception as error:
-            raise ValueError(
-                f"Whether {self.url} holds a checkpoint to go on from could not be found out: {_said(error)}. Try "
-                "again, or leave checkpoint.remote empty to start anew."
-            ) from error
+            said = f"Whether {self.url} holds a checkpoint to go on from could not be found out: {_said(error)}."
+            if newest < 0:
+                raise ValueError(
+                    f"{said} What has come here so far is not sent again if you start again, with a longer "
+                    "launch.timeout if it is only slow; leave checkpoint.remote empty to start anew."
+                ) from error
+            warn(f"{said} The run goes on from its own.")
 
     def follow(self, newest: int, worth: Mapping[int, float], *, keep: int, best: int) -> str:
         """Brings the copy up to date after the checkpoint of step ``newest``; returns what has prevented it, or "".
@@ -67,21 +71,28 @@ class Remote:
             )
         return ""
 
-    def _fetch(self, warn: Callable[[str], None]) -> None:
+    def _fetch(self, warn: Callable[[str], None], newest: int) -> None:
         checkpoints, damaged = self.run / "checkpoints", []
+        aside = checkpoints / FETCHED
         for step in reversed(self._steps()):
+            if step <= newest:
+                return
             if not self._files.exists(self._at(step, MANIFEST)):
                 continue
-            aside = checkpoints / f"{name_of(step)}.tmp"
-            shutil.rmtree(aside, ignore_errors=True)
+            manifest = self._files.cat_file(self._at(step, MANIFEST))
+            if not (aside / MANIFEST).exists() or (aside / MANIFEST).read_bytes() != manifest:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+                (aside / MANIFEST).write_bytes(manifest)
             for path in self._files.find(self._at(step)):
                 own = aside / path.removeprefix(self._at(step)).lstrip("/")
                 own.parent.mkdir(parents=True, exist_ok=True)
-                self._files.get_file(path, str(own))
+                if not own.exists() or own.stat().st_size != self._files.size(path):
+                    self._files.get_file(path, str(own))
             try:
                 read(aside)
             except ValueError as error:
-                warn(f"{error} It was fetched from {self.url}.")
+                warn(f"{error} It was fetched from {self.url}/checkpoints/{name_of(step)}.")
                 damaged.append(name_of(step))
                 shutil.rmtree(aside)
                 continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from credo.config.checks import above_zero, at_least, require, unread
+from credo.config.running import CheckpointConfig
 from credo.config.train import TrainConfig
 
 Tree = TypeVar("Tree", bound=Any)
@@ -30,7 +31,8 @@ class LaunchConfig:
     offload: bool = False
     """Each rank, or the only one, keeps its share in the host's memory and fetches layers to the GPU when they run."""
     timeout: float = 1800.0
-    """Seconds that a rank waits for the others, and Ray for room for its workers, before the run stops."""
+    """Seconds that a rank waits for the others, and Ray for room for its workers, before the run stops; half of it for
+    a checkpoint's copy in `checkpoint.remote`."""
     retries: int = 0
     """Times that Ray starts its workers again after one was lost; they go on from the newest checkpoint."""
 
@@ -48,9 +50,11 @@ class LaunchConfig:
         if self.sharding == "none":
             unread(self, "launch", "offload", cause="with launch.sharding = 'none'")
 
-    def refuse_ranks(self, cause: str) -> None:
-        """Raises ValueError if something is said about several ranks, of which ``cause`` leaves but one."""
-        unread(self, "launch", "timeout", *([] if self.offload else ["sharding"]), cause=cause)
+    def refuse_ranks(self, cause: str, checkpoint: CheckpointConfig | None = None) -> None:
+        """Raises ValueError if something is said about several ranks, of which ``cause`` leaves but one. That one may
+        have to wait for a ``checkpoint``, if it is known."""
+        waits = checkpoint is None or checkpoint.asynchronous or checkpoint.remote
+        unread(self, "launch", *([] if waits else ["timeout"]), *([] if self.offload else ["sharding"]), cause=cause)
 
     def refuse_ray(self, command: str) -> None:
         """Raises ValueError for workers of Ray, which ``command`` does not run on."""

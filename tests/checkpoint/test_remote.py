@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from learners import OPTIMIZERS, flip, learners, same
 
@@ -58,13 +59,48 @@ def test_a_new_machine_goes_on_from_the_copy(tmp_path: Path, asynchronous: bool,
     assert same(theirs.everything(), ours.everything())
 
 
-def test_a_run_with_checkpoints_of_its_own_fetches_none(tmp_path: Path, away: Path):
+@pytest.mark.parametrize(("own", "goes_on_from"), [(1, 2), (2, 2), (3, 3)])
+def test_a_run_with_checkpoints_of_its_own_fetches_newer_ones(tmp_path: Path, away: Path, own: int, goes_on_from: int):
     ours = learners(0)
     ours.save(saver(f"file://{away}", tmp_path / "run", []), 2)
     other = tmp_path / "other" / "run"
-    ours.saved(other / "checkpoints", 1)
+    ours.saved(other / "checkpoints", own)
+    before = names(other / "checkpoints")
     remote(f"file://{away}", other).fetch(pytest.fail)
-    assert names(other / "checkpoints") == ["step-000001"]
+    whole = newest_whole(other / "checkpoints", pytest.fail)
+    assert whole is not None
+    assert whole.step == goes_on_from
+    assert own == 1 or names(other / "checkpoints") == before
+
+
+class CutOff(LocalFileSystem):
+    """Breaks off in the third file that it is asked for, and counts them."""
+
+    protocol = "cutoff"
+    asked: ClassVar[list[str]] = []
+
+    def get_file(self, path: str, own: str, *arguments: Any, **options: Any) -> None:
+        self.asked.append(path)
+        if len(self.asked) == 3:
+            Path(own).write_bytes(Path(path).read_bytes()[:-1])
+            raise OSError("connection reset")
+        super().get_file(path, own, *arguments, **options)
+
+
+def test_what_has_come_before_a_break_is_not_sent_again(tmp_path: Path, away: Path):
+    fsspec.register_implementation("cutoff", CutOff, clobber=True)
+    CutOff.asked.clear()
+    ours, run = learners(0), tmp_path / "new" / "run"
+    ours.save(saver(f"file://{away}", tmp_path / "run", []), 2)
+    far = remote(f"cutoff://{away}", run)
+    with pytest.raises(ValueError, match="connection reset"):
+        far.fetch(pytest.fail)
+    assert newest_whole(run / "checkpoints", pytest.fail) is None
+    far.fetch(pytest.fail)
+    theirs = learners(5)
+    theirs.restore(run / "checkpoints" / "step-000002")
+    assert same(theirs.everything(), ours.everything())
+    assert len(CutOff.asked) == len(set(CutOff.asked)) + 1, "but for the one that was cut off"
 
 
 def test_nothing_there_is_a_fresh_start(tmp_path: Path, away: Path):
@@ -150,6 +186,10 @@ def test_what_hangs_is_given_up(tmp_path: Path):
         assert "step 3 could not be copied" in far.follow(3, {}, keep=1, best=0)
         with pytest.raises(ValueError, match=r"checkpoint\.remote"):
             far.fetch(pytest.fail)
+        learners(0).saved(tmp_path / "run" / "checkpoints", 1)
+        said: list[str] = []
+        far.fetch(said.append)
+        assert "goes on from its own" in said[0]
     finally:
         Stuck.go_on.set()
 
