@@ -21,6 +21,7 @@ from tiny import lines, tiny_recipe, untimed
 from credo.checkpoint import newest_whole
 from credo.cli import main
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 10
 LONGEST_WAIT = 240.0
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -235,3 +236,25 @@ def test_a_mistake_seen_by_workers_is_one_sentence_here(tmp_path: Path):
     assert [line for line in said.splitlines() if line.startswith("credo: ")] == [said.splitlines()[-1]]
     assert "model.path" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_demo_learns_on_ray_though_a_worker_is_killed(tmp_path: Path):
+    pytest.importorskip("ray")
+    runs = ["--run.folder", str(tmp_path / "runs")]
+    main(["sft", str(ROOT / "recipes" / "demo-sft.toml"), "--run.steps", "500", "--run.threads", "1", *runs])
+    flags = [*ON_RAY, "--launch.retries", "1", *runs, "--model.path", str(tmp_path / "runs" / "demo-sft" / "model")]
+    run = tmp_path / "runs" / "demo"
+    with (
+        cluster() as (head, address),
+        started(credo(ROOT / "recipes" / "demo.toml", *flags), RAY_ADDRESS=address) as process,
+    ):
+        wait_for_step(25, run, process)
+        os.kill(below(head, "RayTrainWorker")[-1], signal.SIGKILL)
+        status, said = ended(process)
+    assert status == 0, said
+    assert "Resumed after step 20" in said
+    assert [row["step"] for row in lines(run / "metrics.jsonl")] == list(range(1, 46))
+    first, last = (row["eval/accuracy"] for row in lines(run / "evaluation.jsonl"))
+    assert last > first + 0.05
