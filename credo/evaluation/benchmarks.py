@@ -50,9 +50,11 @@ then the line "Next action: [NAME]". Begin with [ASSESS]; the last block is [OUT
 BOX = "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
 """What stands behind every mathematical problem of the paper's data, as it is spelt there."""
 PROGRAM = "\n\nWrite Python code that solves the problem and present it in a ```python block at the end."
+TAG = "\n\nPresent the answer as <answer>Your answer</answer>"
+SUFFIXES: Mapping[Kind, str] = {"math": BOX, "code": PROGRAM, "gym": TAG}
+"""Not of the kinds whose answer is the whole response: no word may stand around it."""
 DEFAULT = Conditions(samples=4, temperature=1.0, top_p=1.0, max_tokens=256)
-GREEDY = Conditions(samples=1, temperature=0.0, top_p=1.0, max_tokens=4096, system=ACTIONS, suffix=BOX)
-GREEDY_PROGRAM = Conditions(samples=1, temperature=0.0, top_p=1.0, max_tokens=4096, system=ACTIONS, suffix=PROGRAM)
+GREEDY = Conditions(samples=1, temperature=0.0, top_p=1.0, max_tokens=4096)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,13 +227,17 @@ def load_benchmark(source: str, *, folder: Path | None = None, kind: Kind = "mat
 
 
 def paper_conditions(name: str, kind: Kind) -> Conditions:
-    """How PRIME's paper asks: greedily and once, but ten times with some noise for LiveCodeBench (its `eval/`)."""
+    """How PRIME's paper asks: greedily and once, but ten times with some noise for LiveCodeBench (its `eval/`).
+
+    Kinds that it does not have are asked in the same way for an answer in the form in which ours is read.
+    """
     known = BENCHMARKS.get(name)
-    base = GREEDY_PROGRAM if (known.kind if known else kind) == "code" else GREEDY
+    suffix = SUFFIXES.get(known.kind if known else kind, "")
     changes: dict[str, Any] = {"max_tokens": known.max_tokens} if known else {}
+    changes |= {"system": ACTIONS, "suffix": suffix} if suffix else {}
     if name.startswith("livecodebench"):
         changes |= {"samples": 10, "temperature": 0.2, "top_p": 0.95, "stop": ("###",)}
-    return replace(base, **changes)
+    return replace(GREEDY, **changes)
 
 
 def conditions_of(loaded: Loaded, preset: Literal["none", "paper"], changes: Mapping[str, Any]) -> Conditions:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from credo.assemble import build_verifier
+from credo.config import SandboxConfig, VerifyConfig
 from credo.data.fetch import sha256_of
 from credo.evaluation.benchmarks import (
     ACTIONS,
@@ -21,6 +24,7 @@ from credo.evaluation.benchmarks import (
     load_benchmark,
     paper_conditions,
 )
+from credo.types import Problem, Verdict
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -148,6 +152,33 @@ def test_the_paper_asks_greedily_and_once(name: str, max_tokens: int):
     assert (conditions.samples, conditions.temperature, conditions.max_tokens) == (1, 0.0, max_tokens)
     assert conditions.system == ACTIONS
     assert conditions.suffix == (PROGRAM if name == "leetcode" else BOX)
+
+
+def test_an_answer_in_the_form_that_the_preset_asks_for_is_judged_right(tmp_path: Path):
+    (gym,) = load_benchmark("gym:chain_sum?size=1&seed=4").problems
+    files = {
+        "math": {"problem": "1 - 5?", "answer": "-4"},
+        "code": {"problem": "Write f.", "tests": {"asserts": "assert f() == 4"}},
+        "exact": {"problem": "The first letter of bd?", "answer": "b", "kind": "exact"},
+        "regex": {"problem": "A word of three letters?", "answer": "[a-z]{3}", "kind": "regex"},
+    }
+    asked = {kind: rows_in(tmp_path / f"{kind}.jsonl", row) for kind, row in files.items()}
+    problems = {kind: load_benchmark(str(path)).problems[0] for kind, path in asked.items()} | {"gym": gym}
+    right = {"math": "-4", "code": "def f():\n    return 4\n", "gym": gym.answer, "exact": "b", "regex": "abc"}
+    tasks: list[tuple[Problem, str]] = []
+    for kind, problem in problems.items():
+        suffix = paper_conditions("own", problem.kind).suffix
+        form = re.search(r"\\boxed\{Your answer\}|<answer>Your answer</answer>|```python", suffix)
+        said = form.group().replace("Your answer", right[kind]) if form else right[kind]
+        said = f"{said}\n{right[kind]}```" if kind == "code" else said
+        tasks.append((problem, f"[OUTPUT]\n# It is {said}" if form and kind != "code" else said))
+    with closing(build_verifier(VerifyConfig(workers=1), SandboxConfig(), set(problems))) as verifier:
+        verdicts = dict(zip(problems, verifier.verify(tasks), strict=True))
+    assert {kind: isinstance(one, Verdict) and one.correct for kind, one in verdicts.items()} == dict.fromkeys(
+        problems, True
+    )
+    for kind in ("exact", "regex"):
+        assert paper_conditions("own", problems[kind].kind).system == "", "all of the response is the answer"
 
 
 def test_the_paper_asks_livecodebench_ten_times():
