@@ -8,19 +8,35 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy
+from jaxtyping import Float
 
 RESAMPLES = 4000
 FLIPS = 20_000
 
 
 def mean_interval(scores: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean of ``scores`` in [0, 1]: bootstrap over whole problems, NaN twice if there are none.
+    """Interval of the mean of ``scores`` in [0, 1], for problems like these; NaN twice if there are none.
 
     Where every score is 0 or 1, as with one response to each problem, it is Wilson's: the mean is a share of problems.
+    Otherwise it is Jeffreys' (Brown, Cai and DasGupta 2001) for scores in between: the posterior of a Dirichlet process
+    (Ferguson 1973) whose prior is half a problem solved and half a problem not. Without that prior it is the Bayesian
+    bootstrap (Rubin 1981), which like any bootstrap takes for absent what none of few problems shows.
     """
-    if scores and all(score in (0.0, 1.0) for score in scores):
+    if not scores or all(score in (0.0, 1.0) for score in scores):
         return wilson_interval(round(sum(scores)), len(scores), level=level)
-    return bootstrap_interval(scores, level=level)
+    means = _weights(len(scores)) @ numpy.asarray([*scores, 1.0, 0.0])
+    low, high = numpy.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    mean = statistics.fmean(scores)
+    return min(float(low), mean), max(float(high), mean)
+
+
+@lru_cache(maxsize=1)
+def _weights(count: int) -> Float[numpy.ndarray, "R N"]:
+    """Draws of what each of ``count`` problems, half a solved one and half an unsolved one weigh in the posterior."""
+    return numpy.random.default_rng(0).dirichlet([1.0] * count + [0.5, 0.5], RESAMPLES)
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
@@ -29,8 +45,6 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95) -> tuple
     The percentiles are those that make it as wide as Student's interval where values are normal (Hesterberg's
     expansion, arXiv 1411.5279): without it few problems give too narrow an interval.
     """
-    import numpy
-
     if not values:
         return float("nan"), float("nan")
     generator = numpy.random.default_rng(0)
@@ -52,7 +66,9 @@ def _expanded_tail(tail: float, count: int) -> float:
 
 
 def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion."""
+    """Wilson's score interval of a proportion; NaN twice without a trial."""
+    if not trials:
+        return float("nan"), float("nan")
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
     share = successes / trials
     centre = share + z * z / (2 * trials)
@@ -72,8 +88,6 @@ def sign_flip_p(gains: Sequence[float]) -> float:
 
     Exact for up to 14 gains that are not 0, otherwise over ``FLIPS`` random assignments of signs, always the same.
     """
-    import numpy
-
     moved = numpy.asarray([gain for gain in gains if gain != 0.0])
     if 2 ** len(moved) <= FLIPS:
         signs = 1 - 2 * (numpy.arange(2 ** len(moved))[:, None] >> numpy.arange(len(moved)) & 1)

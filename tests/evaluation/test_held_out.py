@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from credo.evaluation.held_out import Evaluation, evaluate_policy
-from credo.measures.intervals import bootstrap_interval
+from credo.measures.intervals import mean_interval
 from credo.rollout.engine import SamplingParams, ScriptedEngine
 from credo.types import Group, Problem, Rollout, Unknown, Verdict
 from credo.verify.verifier import ScriptedVerifier
@@ -60,7 +60,7 @@ def test_avg_at_k_by_hand():
     assert evaluation.accuracy == 0.375
     assert [one.problem.id for one in evaluation.groups] == ["p0", "p1", "p2"]
     summary = evaluation.summary()
-    low, high = bootstrap_interval([0.75, 0.0, 0.375])
+    low, high = mean_interval([0.75, 0.0, 0.375])
     assert summary == {
         "eval/accuracy": 0.375,
         "eval/accuracy_low": low,

@@ -6,6 +6,7 @@ import math
 import random
 import statistics
 
+import numpy
 import pytest
 
 from credo.measures.intervals import bootstrap_interval, mean_interval, paired_gain, sign_flip_p, wilson_interval
@@ -53,31 +54,56 @@ def test_the_bootstrap_has_the_width_of_the_normal_interval():
     assert high == pytest.approx(statistics.fmean(values) + 1.96 * error, abs=error * 0.15)
 
 
-def chances_of(kind: str, count: int, generator: random.Random) -> list[float]:
-    """Solve rates of so many problems: spread evenly, mostly near 0 and 1, or a third solvable and the rest not."""
+def solve_rates(kind: str, shape: tuple[int, int], generator: numpy.random.Generator) -> numpy.ndarray:
+    """Spread evenly, mostly near 0 and 1, mostly near 0, all the same, or even for the share that is solvable."""
     match kind:
         case "even":
-            return [generator.random() for _ in range(count)]
+            return generator.random(shape)
         case "extreme":
-            return [generator.betavariate(0.5, 0.5) for _ in range(count)]
-        case _:
-            return [generator.random() * (generator.random() < 0.3) for _ in range(count)]
+            return generator.beta(0.5, 0.5, shape)
+        case "low":
+            return generator.beta(0.2, 2.0, shape)
+        case "same":
+            return numpy.full(shape, 0.5)
+        case share:
+            return generator.random(shape) * (generator.random(shape) < float(share))
 
 
 @pytest.mark.parametrize(
     ("kind", "problems", "samples", "truth"),
-    [("even", 10, 4, 0.5), ("extreme", 30, 4, 0.5), ("hard", 40, 8, 0.15), ("even", 40, 1, 0.5)],
+    [
+        ("0.1", 30, 16, 0.05),
+        ("0.3", 10, 16, 0.15),
+        ("low", 30, 8, 1 / 11),
+        ("0.3", 10, 4, 0.15),
+        ("0.1", 10, 16, 0.05),
+        ("0.05", 100, 16, 0.025),
+        ("0.3", 40, 8, 0.15),
+        ("even", 10, 4, 0.5),
+        ("even", 40, 8, 0.5),
+        ("extreme", 30, 4, 0.5),
+        ("0.6", 100, 4, 0.3),
+        ("even", 20, 1, 0.5),
+        ("same", 500, 1, 0.5),
+    ],
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(kind: str, problems: int, samples: int, truth: float):
-    """1,000 evaluations of new problems each time; 95 % of them cover the truth, within 2 points."""
-    generator = random.Random(f"{kind}{problems}")
-    covered = 0
-    for _ in range(1000):
-        chances = chances_of(kind, problems, generator)
-        scores = [statistics.fmean(float(generator.random() < chance) for _ in range(samples)) for chance in chances]
-        low, high = mean_interval(scores)
-        covered += low <= truth <= high
-    assert covered / 1000 == pytest.approx(0.95, abs=0.02)
+    """1,500 evaluations of new problems each time; 95 % of them cover the truth, within 2.5 points."""
+    generator = numpy.random.default_rng(7)
+    rates = solve_rates(kind, (1500, problems), generator)
+    scores = (generator.binomial(samples, rates) / samples).tolist()
+    covered = [low <= truth <= high for low, high in map(mean_interval, scores)]
+    assert statistics.fmean(covered) == pytest.approx(0.95, abs=0.025)
+
+
+def test_few_problems_that_are_all_equally_hard_have_an_interval_that_is_too_wide():
+    """Ten problems cannot say that one in ten is not much easier, so that each end leaves room for it."""
+    generator = numpy.random.default_rng(3)
+    scores = (generator.binomial(64, 0.3, (300, 10)) / 64).tolist()
+    intervals = [mean_interval(row) for row in scores]
+    assert all(low <= 0.3 <= high for low, high in intervals)
+    wide = statistics.fmean(high - low for low, high in intervals)
+    assert wide > 2 * statistics.fmean(high - low for low, high in map(bootstrap_interval, scores))
 
 
 @pytest.mark.parametrize("problems", [30, 272, 500])
@@ -97,9 +123,28 @@ def test_where_every_problem_is_right_or_wrong_the_interval_is_wilson_s():
     assert mean_interval([1.0] * 10) == wilson_interval(10, 10)
     assert mean_interval([0.0] * 10) == wilson_interval(0, 10)
     assert mean_interval([1.0, 0.0, 0.0]) == wilson_interval(1, 3)
-    assert mean_interval([1.0] * 9 + [0.5]) == bootstrap_interval([1.0] * 9 + [0.5])
-    assert mean_interval([0.5] * 3) == (0.5, 0.5)
     assert all(math.isnan(bound) for bound in mean_interval([]))
+
+
+def test_scores_in_between_have_jeffreys_interval():
+    """With 8 of 10 problems all but solved: the quantiles of Beta(8.5, 2.5)."""
+    low, high = mean_interval([1.0 - 1e-9] * 8 + [0.0] * 2)
+    assert (low, high) == pytest.approx((0.4970, 0.9559), abs=0.01)
+    wrong_low, wrong_high = mean_interval([1e-9] * 8 + [1.0] * 2)
+    assert (wrong_low, wrong_high) == pytest.approx((1 - high, 1 - low), abs=0.01)
+    lower, higher = mean_interval([1.0 - 1e-9] * 8 + [0.0] * 2, level=0.99)
+    assert lower < low < high < higher
+
+
+def test_the_interval_holds_the_mean_and_grows_narrower_with_more_problems():
+    scores = [0.0, 0.25, 1.0, 0.5, 0.75, 1.0, 0.0, 0.25]
+    low, high = mean_interval(scores)
+    assert mean_interval(list(scores)) == (low, high)
+    assert 0 < low < statistics.fmean(scores) < high < 1
+    narrow_low, narrow_high = mean_interval(scores * 9)
+    assert narrow_high - narrow_low == pytest.approx((high - low) / 3, rel=0.1)
+    near_low, near_high = mean_interval([0.999999] * 30)
+    assert near_low < 0.999999 <= near_high
 
 
 def test_the_paired_gain_is_over_problems_judged_both_times():
