@@ -38,6 +38,7 @@ class Drawn:
 class Sampler:
     """One model under one set of conditions."""
 
+    start: CausalModel
     engine: RolloutEngine
     encode: Encode
     decode: Decode
@@ -70,6 +71,7 @@ def open_sampler(options: DrawOptions, problems: Iterable[Problem], console: Con
     encode = encoder(start, template=options.template, system=options.system, suffix=options.suffix)
     lengths = (len(encode(problem)) + options.max_tokens for problem in problems)
     return Sampler(
+        start=start,
         engine=open_engine(start, options, lengths, console),
         encode=encode,
         decode=decoder(start),

@@ -161,7 +161,7 @@ def _files(source: str) -> list[Path]:
             raise ValueError(f"The folder {source} holds no .jsonl or .parquet file; name the folder that does.")
         return files
     if not path.is_file():
-        raise ValueError(f"There is no file or folder '{source}'; give a path, gym:FAMILY or trace:FAMILY.")
+        raise ValueError(f"There is no file or folder '{source}'; give a path, gym:FAMILY or trace:FAMILY (%2C for ,).")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{source} is neither .jsonl nor .parquet; convert it, or rename it if it is one of them.")
     return [path]

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,10 +62,9 @@ GREEDY = Conditions(samples=1, temperature=0.0, top_p=1.0, max_tokens=4096)
 class Benchmark:
     """A benchmark that is known by name."""
 
-    title: str
     file: str
     """Below the data folder, or its last part right in it; a pattern stands for several files, read in order."""
-    read: Read
+    read: Read = rows.mathematics
     problems: int = 0
     """How many there are; 0 where that depends on the file."""
     sha256: str = ""
@@ -76,9 +76,9 @@ class Benchmark:
     kind: Kind = "math"
 
 
+_programs = partial(Benchmark, kind="code")
 BENCHMARKS = {
     "aime2024": Benchmark(
-        title="AIME 2024",
         file="math/aime90.jsonl",
         sha256="70fdd11ed216eeebf111919e42e99e41a734712c617448ba51cc19f9e3a0bd79",
         hub="AI-MO/aimo-validation-aime:data/train-*.parquet",
@@ -86,100 +86,76 @@ BENCHMARKS = {
         read=rows.aime_2024,
     ),
     "amc": Benchmark(
-        title="AMC 12, 2022 and 2023",
         file="math/amc83.jsonl",
         sha256="a727a131057adafc7c4274a6888e2c01a6124338d9cc2b3ef9fbad0e48062f4e",
         hub="AI-MO/aimo-validation-amc:data/train-*.parquet",
         problems=83,
-        read=rows.mathematics,
     ),
     "math500": Benchmark(
-        title="MATH-500",
         file="math/math500.jsonl",
         sha256="1f0e49aacd7d009f294f643349ab99c7c7946f4561d8cdb4abbb07b7403de0d6",
         hub="HuggingFaceH4/MATH-500:test.jsonl",
         problems=500,
         max_tokens=8192,
-        read=rows.mathematics,
     ),
     "minerva": Benchmark(
-        title="Minerva Math",
         file="math/minerva272.jsonl",
         sha256="e1358b7533bb75275d36ffddbd53798ba1be68c36dcb7386f79022f1e45be441",
         hub="math-ai/minervamath:test.jsonl",
         problems=272,
-        read=rows.mathematics,
     ),
     "olympiadbench": Benchmark(
-        title="OlympiadBench, English text mathematics",
         file="math/olympiadbench675.jsonl",
         sha256="c15a2f6c4c60fc4fa60c1de4acddd0beb012b94ddf3801cc6a36d16f8d15a56b",
         hub="Hothan/OlympiadBench:OlympiadBench/OE_TO_maths_en_COMP/*.parquet",
         problems=675,
-        read=rows.mathematics,
     ),
     "gsm8k": Benchmark(
-        title="GSM8K, test",
         file="math/gsm8k_test.jsonl",
         sha256="89b722d0aef38dab8ed66a18a860f90252227baeea3a287f4eda8c96eb81bad2",
         hub="openai/gsm8k:main/test-*.parquet",
         problems=1319,
-        read=rows.mathematics,
     ),
-    "leetcode": Benchmark(
-        title="LeetCode, July 2023 to January 2024",
+    "leetcode": _programs(
         file="benchmarks_original/leetcode_leetcode-test.json",
         sha256="7630417651034cfef749d2b21b47163921e1199e078b39ecbc218b4e7c73fbfc",
         problems=180,
         max_tokens=8192,
-        kind="code",
         read=rows.leetcode,
     ),
-    "livecodebench": Benchmark(
-        title="LiveCodeBench, the months of the paper",
+    "livecodebench": _programs(
         file="livecodebench/test*.jsonl",
         hub="livecodebench/code_generation_lite:test*.jsonl",
-        kind="code",
         read=rows.livecodebench_of_the_paper,
     ),
-    "livecodebench-all": Benchmark(
-        title="LiveCodeBench, every row of the files",
+    "livecodebench-all": _programs(
         file="livecodebench/test*.jsonl",
         hub="livecodebench/code_generation_lite:test*.jsonl",
-        kind="code",
         read=rows.livecodebench,
     ),
-    "humaneval": Benchmark(
-        title="HumanEval",
+    "humaneval": _programs(
         file="benchmarks_original/humaneval_HumanEval.jsonl",
         sha256="1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2",
         hub="openai/openai_humaneval:openai_humaneval/test-*.parquet",
         problems=164,
-        kind="code",
         read=rows.humaneval,
     ),
-    "humanevalplus": Benchmark(
-        title="HumanEval+",
+    "humanevalplus": _programs(
         file="evalplus/humanevalplus.parquet",
         hub="evalplus/humanevalplus:data/test-*.parquet",
         problems=164,
-        kind="code",
         read=rows.humaneval,
     ),
-    "mbpp": Benchmark(
-        title="MBPP, the 399 of PRIME's repository",
+    "mbpp": _programs(
         file="benchmarks_original/mbpp_new_mbpp.json",
         sha256="19247247bb52143392f7e10d208144c65c008701ab3591095b6929c29f64462a",
         problems=399,
-        kind="code",
         read=rows.mbpp,
     ),
-    "mbppplus": Benchmark(
-        title="MBPP+",
+    "mbppplus": _programs(
         file="evalplus/mbppplus.parquet",
         hub="evalplus/mbppplus:data/test-*.parquet",
         problems=378,
-        kind="code",
         read=rows.mbpp,
     ),
 }
@@ -222,15 +198,16 @@ def load_benchmark(source: str, *, folder: Path | None = None, kind: Kind = "mat
         path = from_address(name, pin)
         return _read_source(str(path), pin, kind, source=name, key=Path(name).stem)
     if not name.startswith(("gym:", "trace:")) and not Path(name).suffix and not Path(name).expanduser().exists():
-        raise ValueError(f"There is no benchmark '{name}'.{near(name, BENCHMARKS)} Files end in .jsonl or .parquet.")
+        if name == "processbench":
+            raise ValueError("ProcessBench has steps to judge and no answers to give: credo prm processbench FILE.")
+        known = f"{near(name, BENCHMARKS)} Files end in .jsonl or .parquet; a comma in a parameter is %2C."
+        raise ValueError(f"There is no benchmark '{name}'.{known}")
     return _read_source(name, pin, kind, source=name, key=name if name.startswith("gym:") else Path(name).stem)
 
 
 def paper_conditions(name: str, kind: Kind) -> Conditions:
-    """How PRIME's paper asks: greedily and once, but ten times with some noise for LiveCodeBench (its `eval/`).
-
-    Kinds that it does not have are asked in the same way for an answer in the form in which ours is read.
-    """
+    """How PRIME's paper asks (its `eval/`): greedily and once, LiveCodeBench ten times with some noise. A kind that it
+    lacks is asked for an answer in the form in which ours is read."""
     known = BENCHMARKS.get(name)
     suffix = SUFFIXES.get(known.kind if known else kind, "")
     changes: dict[str, Any] = {"max_tokens": known.max_tokens} if known else {}
@@ -248,22 +225,19 @@ def conditions_of(loaded: Loaded, preset: Literal["none", "paper"], changes: Map
 
 def _named(name: str, folder: Path | None, pin: str) -> Loaded:
     benchmark = BENCHMARKS[name]
+    known = pin or (benchmark.sha256 if folder is not None else "")
     if folder is not None:
         files = _local_files(name, benchmark, folder)
-        sha256 = checked(files, pin or benchmark.sha256, name)
-        registered = bool(pin or benchmark.sha256)
     elif benchmark.hub:
         files = from_hub(name, benchmark.hub)
-        sha256 = sha256_of(files)
-        refuse_unpinned(name, sha256, pin)
-        checked(files, pin, name)
-        registered = True
+        refuse_unpinned(name, sha256_of(files), pin)
     else:
         raise ValueError(
             f"{name} is not on the hub in the form that is meant; give --data-folder with {benchmark.file}."
         )
+    sha256 = checked(files, known, name)
     problems, skipped = _problems(name, benchmark, files)
-    return Loaded(source=name, key=name, problems=problems, sha256=sha256, registered=registered, skipped=skipped)
+    return Loaded(source=name, key=name, problems=problems, sha256=sha256, registered=bool(known), skipped=skipped)
 
 
 def _local_files(name: str, benchmark: Benchmark, folder: Path) -> list[Path]:

@@ -32,8 +32,8 @@ from credo.verify.same_answers import other_text, same_in_maths
 
 FREE = {"benchmarks", "data_folder", "limit", "output", "regrade", "save_every", "threads", "device", "concurrent"}
 """Options on which no number of a problem depends."""
-GRADING = {"kind", "verify", "sandbox_url", "extract", "pattern", "prm", "reference"}
-"""Options by which saved responses can be judged anew."""
+GRADING = {"kind", "verify", "sandbox_url", "extract", "pattern", "prm", "reference", "prm_sha256"}
+"""Settings by which saved responses can be judged anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +88,14 @@ def _ask(
 ) -> None:
     """Samples what is missing."""
     start = open_model(options)
-    folder.begin(_settings(options) | {"model_sha256": fingerprint(start)})
+    folder.begin(_settings(options, judge.scorer) | {"model_sha256": fingerprint(start)})
     lengths = (_longest(start, exam, options) for exam in exams)
     with closing(open_engine(start, options, lengths, console)) as engine:
         for exam in exams:
             started = time.perf_counter()
             folder.begin_source(exam.loaded.key, exam.source)
             sampler = Sampler(
+                start=start,
                 engine=engine,
                 encode=_encoder(start, exam, options),
                 decode=decoder(start),
@@ -115,7 +116,7 @@ def _regrade(
     if held["sources"].keys() != {exam.loaded.key for exam in exams}:
         listed = ", ".join(sorted(held["sources"]))
         raise ValueError(f"{options.output} holds {listed}; name all of it, and nothing else, in --benchmarks.")
-    settings = _settings(options) | {"model_sha256": held["settings"]["model_sha256"]}
+    settings = _settings(options, judge.scorer) | {"model_sha256": held["settings"]["model_sha256"]}
     folder.refuse_other(settings, GRADING)
     judged: dict[str, list[Record]] = {}
     for exam in exams:
@@ -173,10 +174,10 @@ def _exams(options: EvaluateOptions, console: Console) -> list[Exam]:
     return list(exams.values())
 
 
-def _settings(options: EvaluateOptions) -> dict[str, Any]:
-    """The options on which numbers depend."""
-    names = sorted(field.name for field in fields(options) if field.name not in FREE)
-    return {name: getattr(options, name) for name in names}
+def _settings(options: EvaluateOptions, scorer: Scorer | None) -> dict[str, Any]:
+    """What numbers depend on, but for the policy's weights: options, and the weights of a PRM and its reference."""
+    weights = {"prm_sha256": scorer.fingerprints} if scorer else {}
+    return {one.name: getattr(options, one.name) for one in fields(options) if one.name not in FREE} | weights
 
 
 def _params(options: EvaluateOptions, conditions: Conditions) -> SamplingParams:

@@ -54,6 +54,12 @@ class Scorer:
     token_budget: int
     compute: Compute
 
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the PRM's weights, and of its reference's if it has one."""
+        start, reference = self.prm.start, self.prm.reference
+        return [fingerprint(replace(start, model=model)) for model in (start.model, reference) if model is not None]
+
     def rewards(
         self, rows: Sequence[Tokens], progress: Callable[[int], None] = lambda rows: None
     ) -> list[Float[Tensor, " _"]]:
@@ -166,10 +172,9 @@ def score_file(options: PrmScoreOptions) -> None:
 
 def _asked(responses: Sequence[Response], options: PrmScoreOptions, scorer: Scorer) -> str:
     """A name for all that is written."""
-    start, reference = scorer.prm.start, scorer.prm.reference
-    weights = [fingerprint(replace(start, model=model)) for model in (start.model, reference) if model is not None]
     digest = hashlib.sha256()
-    for one in (scorer.beta, scorer.prompting, scorer.token_budget, scorer.compute, options.aggregation, weights):
+    computed = (scorer.beta, scorer.prompting, scorer.token_budget, scorer.compute, options.aggregation)
+    for one in (*computed, scorer.fingerprints):
         digest.update(repr(one).encode())
     for response in responses:
         digest.update(repr((response.prompt, response.text, response.finished, response.row)).encode())

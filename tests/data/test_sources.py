@@ -98,6 +98,7 @@ def test_missing_and_unsuitable_paths_are_refused(tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"this is not parquet")
     for source, seen in [
         ("missing.jsonl", "no file or folder"),
+        ("-&size=2", "%2C"),
         ("folder", "holds no .jsonl"),
         ("rows.csv", "neither"),
         ("rows.parquet", "readable parquet"),

@@ -78,6 +78,8 @@ def test_an_unknown_name_has_a_suggestion():
     for name, near in (("mat500", "math500"), ("gsm8", "gsm8k"), ("human-eval", "humaneval")):
         with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
             load_benchmark(name)
+    with pytest.raises(ValueError, match="credo prm processbench"):
+        load_benchmark("processbench")
     with pytest.raises(ValueError, match="olympiadbench"):
         load_benchmark("zzz")
     with pytest.raises(ValueError, match=r"absent\.jsonl"):

@@ -285,11 +285,35 @@ def test_the_best_of_k_is_chosen_by_a_prm(tmp_path: Path):
         evaluate(options(tmp_path, prm=prm))
 
 
+@pytest.mark.parametrize("role", ["prm", "reference"])
+def test_other_weights_of_a_prm_or_its_reference_are_refused_but_may_judge_anew(tmp_path: Path, role: str):
+    roles = {name: str(tiny_model(tmp_path / name, seed=seed)) for name, seed in (("prm", 5), ("reference", 6))}
+    chosen = evaluated(tmp_path, "results", limit=2, **roles)
+    first = rows(chosen)
+    tiny_model(tmp_path / role, seed=7)
+    with pytest.raises(ValueError, match="prm_sha256"):
+        evaluate(replace(chosen, limit=4))
+    assert rows(chosen) == first
+    evaluate(replace(chosen, regrade=True))
+    assert [row["rewards"] for row in rows(chosen)] != [row["rewards"] for row in first]
+    evaluate(replace(chosen, limit=4))
+    assert len(rows(chosen)) == 4
+
+
+def test_a_comma_within_a_source_is_written_in_percent(tmp_path: Path):
+    with pytest.raises(ValueError, match="%2C"):
+        evaluate(options(tmp_path, benchmarks="gym:basic_arithmetic?operators=+,-&size=2"))
+    two = "gym:basic_arithmetic?operators=+%2C-&size=2"
+    chosen = evaluated(tmp_path, "results", benchmarks=f"{two},{tiny_problems(tmp_path / 'other.jsonl')}")
+    assert [of["problems"] for of in results(chosen).values()] == [2, 16]
+
+
 def test_the_preset_asks_as_the_paper_did_and_options_win(tmp_path: Path):
     alphabet = "".join(sorted(set(ACTIONS + BOX + "abcd=\n")))
     built = build_model(ArchitectureConfig(layers=1, width=16, heads=2, positions=1024, alphabet=alphabet), seed=0)
     save_model(built.model, built.tokenizer, tmp_path / "model")
-    asked = options(tmp_path, preset="paper", samples=None, max_tokens=3, limit=2)
+    graded = {"kind": "math", "extract": "auto", "pattern": ""}
+    asked = options(tmp_path, preset="paper", samples=None, max_tokens=3, limit=2, **graded)
     evaluate(asked)
     assert asked.output is not None
     conditions = json.loads((asked.output / "results.json").read_text())["sources"]["held-out"]["conditions"]
