@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from credo.console import Console
 from credo.curation.entries import Entry, Refusal, read_entries
 from credo.curation.passes import check_output, json_line
+from credo.models.causal import fingerprint
 from credo.sampler import open_sampler, open_verifier, refuse_impossible
 from credo.types import Problem, Verdict
 
@@ -40,7 +41,7 @@ def difficulty(options: DifficultyOptions) -> None:
     console = Console()
     problems = (entry.problem for entry in _problems(options))
     with (
-        closing(open_verifier(options, kinds)) as verifier,
+        closing(open_verifier(options, kinds, partial=False)) as verifier,
         closing(open_sampler(options, problems, console)) as sampler,
         console.stage(", ".join(options.sources), "problems") as advance,
     ):
@@ -52,7 +53,8 @@ def difficulty(options: DifficultyOptions) -> None:
             judged = [[v.score for v in islice(verdicts, options.samples) if isinstance(v, Verdict)] for _ in problems]
             return [(fmean(scores) if scores else None, len(scores)) for scores in judged]
 
-        rates = measure(_problems(options), options.output, solve, settings=_settings(options), progress=advance)
+        settings = _settings(options, fingerprint(sampler.start))
+        rates = measure(_problems(options), options.output, solve, settings=settings, progress=advance)
     console.say(described(rates, options))
 
 
@@ -134,7 +136,7 @@ def _saved(file: BinaryIO, chunk: Sequence[Entry], settings: str) -> Rates | Non
             return None
         try:
             row = json.loads(line)
-            mine = (row["id"], row["solve_by"]) == (entry.row["id"], settings)
+            mine = line == _line(entry, row["solve_rate"], row["solve_samples"], settings)
         except (ValueError, TypeError, KeyError):
             mine = False
         if not mine:
@@ -150,11 +152,11 @@ def _line(entry: Entry, rate: float | None, judged: int, settings: str) -> bytes
     return json_line({**entry.row, "solve_rate": rate, "solve_samples": judged, "solve_by": settings})
 
 
-def _settings(options: DifficultyOptions) -> str:
+def _settings(options: DifficultyOptions, sha256: str) -> str:
     """What the rates depend on, as it stands in the rows."""
     asked = [options.template, options.system, options.suffix]
-    drawing = [options.engine, options.max_tokens, options.top_p, *options.stop]
-    judged = [options.kind, options.verify, options.extract, options.pattern]
+    drawing = [options.engine, options.compute, options.max_tokens, options.top_p, *options.stop]
+    judged = [options.kind, options.verify, options.extract, options.pattern, options.sandbox_url]
     others = hashlib.sha256(json.dumps([asked, drawing, judged]).encode()).hexdigest()[:8]
     drawn = f"{options.samples} samples, temperature {options.temperature:g}, seed {options.seed}"
-    return f"{options.model}, {drawn}, other options {others}"
+    return f"{options.model}, weights {sha256[:8]}, {drawn}, other options {others}"

@@ -83,6 +83,10 @@ def test_another_ones_file_is_not_touched(rows: Rows, tmp_path: Path, settings: 
         measure(iter(entries(source)), output, solver([]), settings=settings)
     with pytest.raises(ValueError, match="more rows"):
         measure(iter(entries(many(rows, 2))), output, solver([]), settings="mine")
+    for change in ({"prompt": "another"}, {"answer": "7"}, {"kept": 7}):
+        changed = [{"id": "0", "prompt": "p0", "answer": "0", "kept": 0} | change]
+        with pytest.raises(ValueError, match="another row"):
+            measure(iter(entries(rows(*changed))), output, solver([]), settings="mine")
     assert output.read_bytes() == before
     output.write_text("not ours\n")
     with pytest.raises(ValueError, match="another row"):
@@ -127,8 +131,25 @@ def test_a_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         difficulty(options(tmp_path, temperature=0.5))
     with pytest.raises(ValueError, match="other settings"):
         difficulty(options(tmp_path, suffix="="))
+    with pytest.raises(ValueError, match="other settings"):
+        difficulty(options(tmp_path, compute="bf16"))
+    with pytest.raises(ValueError, match="other settings"):
+        difficulty(options(tmp_path, sandbox_url="http://127.0.0.1:1"))
     difficulty(options(tmp_path, limit=3, output=tmp_path / "few.jsonl"))
     assert (tmp_path / "few.jsonl").read_bytes() == b"".join(rated.splitlines(keepends=True)[:3])
+    tiny_model(tmp_path / "model", seed=1)
+    with pytest.raises(ValueError, match="other settings"):
+        difficulty(options(tmp_path))
+    assert (tmp_path / "rated.jsonl").read_bytes() == rated
+
+
+def test_a_program_that_passes_some_of_its_tests_has_solved_nothing(rows: Rows, tmp_path: Path):
+    tiny_model(tmp_path / "model", alphabet="12")
+    tests = {"inputs": ["", ""], "outputs": ["", "x"]}  # a number is a program that prints nothing
+    source = rows({"prompt": "1", "kind": "code", "tests": tests})
+    difficulty(options(tmp_path, sources=(str(source),), extract="auto", pattern="", output=tmp_path / "rated.jsonl"))
+    (row,) = (json.loads(line) for line in (tmp_path / "rated.jsonl").read_text().splitlines())
+    assert (row["solve_rate"], row["solve_samples"]) == (0.0, 8)
 
 
 @pytest.mark.parametrize(
