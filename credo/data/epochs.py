@@ -61,12 +61,14 @@ def partners(problems: Sequence[Hashable], draw: random.Random) -> list[int]:
 
 
 def batches(epoch: Callable[[int], list[Shown]], size: int, steps: int) -> Iterator[list[Shown]]:
-    """``steps`` batches of ``size``; ``epoch`` makes the epoch of a number, shuffled. A batch may span several."""
+    """``steps`` batches of ``size``, across epochs; ``epoch`` makes that of a number. ValueError where one is empty."""
     waiting: list[Shown] = []
     number = 0
     for _ in range(steps):
         while len(waiting) < size:
-            waiting, number = waiting + epoch(number), number + 1
+            if not (shown := epoch(number)):
+                raise ValueError(f"Epoch {number} shows nothing, so no batch can be filled; give more to learn from.")
+            waiting, number = waiting + shown, number + 1
         yield waiting[:size]
         waiting = waiting[size:]
 

@@ -32,7 +32,7 @@ class Response:
     score: float | None
     """Its outcome in [0, 1]; None where it is not known."""
     problem: str
-    """Responses to one problem share it: the row's ``group``, or else the words of the prompt."""
+    """The words of the prompt; :func:`by_problem` says which responses are to one problem."""
     source: str
     finished: bool
     """False if it ran into a length limit, so that no end-of-sequence token follows."""
@@ -69,25 +69,36 @@ def fingerprint(responses: Sequence[Response]) -> str:
 
 
 def by_problem(responses: Sequence[Response]) -> dict[str, list[int]]:
-    """The indices of the responses to each problem, in order of first mention."""
-    groups: dict[str, list[int]] = {}
+    """The indices of the responses to each problem, by the words of its first prompt, in order of first mention.
+
+    Prompts of the same words are one problem, and so are those that share the ``group`` of a row.
+    """
+    above: dict[str, str] = {}
+
+    def top(key: str) -> str:
+        while (over := above.setdefault(key, key)) != key:
+            above[key] = key = above[over]
+        return key
+
+    for response in responses:
+        if (group := response.row.get("group")) is not None:
+            above[top(response.problem)] = top(f"\n{group}")  # no prompt's words hold a line break
+    problems: dict[str, list[int]] = {}
     for index, response in enumerate(responses):
-        groups.setdefault(response.problem, []).append(index)
-    return groups
+        problems.setdefault(top(response.problem), []).append(index)
+    return {responses[indices[0]].problem: indices for indices in problems.values()}
 
 
 def _responses(number: int, raw: object, *, source: str, labelled: bool) -> list[Response]:
     row = as_object(raw)
     prompt = prompt_of(row)
     words = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
-    group = row.get("group")
-    problem = " ".join(words.split()) if group is None else str(group)
     return [
         Response(
             prompt=prompt,
             text=_text(single),
             score=_score(single, needed=labelled),
-            problem=problem,
+            problem=" ".join(words.split()),
             source=source,
             finished=single.get("finish") != "length",
             row=single,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from credo.config import OfflineConfig
-from credo.data.epochs import partners
+from credo.config.prm_training import PAIR_LOSSES
+from credo.data.epochs import balanced, partners
 from credo.data.prm_record import Prompting
 from credo.data.prompts import encode_response
 from credo.data.responses import Response, by_problem, fingerprint, load_responses
@@ -45,6 +47,12 @@ class Material:
     def problems(self) -> int:
         """How many problems the responses are to."""
         return len(self.judged.problems.unique())
+
+    def strata(self, config: OfflineConfig) -> Sequence[Hashable]:
+        """For each response what it is paired or balanced within: its problem, its source, or all of them."""
+        problems, sources = self.judged.problems.tolist(), [response.source for response in self.responses]
+        within = "instruction" if config.loss in PAIR_LOSSES else config.balance
+        return {"dataset": sources, "instruction": problems}.get(within, [0] * len(problems))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +100,15 @@ def tokens_of(response: Response, tokenizer: PreTrainedTokenizerBase, prompting:
 
 def load_split(config: OfflineConfig, tokenizer: PreTrainedTokenizerBase) -> Split:
     """Reads, tokenises and divides. Raises ValueError where nothing could be learnt, or nothing validated."""
-    read = load_responses(config.sources, labelled=True, max_bad_share=config.max_bad_share)
-    if config.held_out:
-        validation = load_responses(config.held_out, labelled=True, max_bad_share=config.max_bad_share)
-        held_out = {response.problem for response in validation}
-    else:
-        held_out = held_out_problems(list(by_problem(read)), config.held_out_share)
-        validation = [response for response in read if response.problem in held_out]
-    training = [response for response in read if response.problem not in held_out]
+    load = partial(load_responses, labelled=True, max_bad_share=config.max_bad_share)
+    given = load(config.held_out) if config.held_out else []
+    every = [*given, *load(config.sources)]
+    problems = by_problem(every)
+    held_out = {problem for problem, rows in problems.items() if rows[0] < len(given)}
+    held_out = held_out or held_out_problems(list(problems), config.held_out_share)
+    taken = {row for problem in held_out for row in problems[problem]}
+    validation = given or [every[row] for row in sorted(taken)]
+    training = [response for row, response in enumerate(every) if row not in taken]
     known = [[r for r in part if r.score is not None] for part in (training, validation)]
     unknown = len(training) + len(validation) - sum(map(len, known))
     prompting = Prompting(template=config.template, system=config.system, suffix=config.suffix)
@@ -151,13 +160,13 @@ def mismatched(material: Material, seed: int) -> list[Tokens]:
 
 def _material(kept: Sequence[tuple[Response, Tokens]]) -> Material:
     responses = tuple(response for response, _ in kept)
-    numbers = {problem: number for number, problem in enumerate(by_problem(responses))}
+    numbers = {row: number for number, rows in enumerate(by_problem(responses).values()) for row in rows}
     return Material(
         responses=responses,
         rows=tuple(row for _, row in kept),
         judged=Judged(
             outcomes=torch.tensor([response.score for response in responses], dtype=torch.float32),
-            problems=torch.tensor([numbers[response.problem] for response in responses], dtype=torch.int64),
+            problems=torch.tensor([numbers[row] for row in range(len(responses))], dtype=torch.int64),
         ),
     )
 
@@ -169,21 +178,16 @@ def _refuse_useless(split: Split, config: OfflineConfig) -> None:
             raise ValueError(
                 f"No labelled response is left {name} ({left_out}); give more responses, or change the held-out share."
             )
-    outcomes, problems = split.training.judged.outcomes, split.training.judged.problems
-    mixed = [problem for problem in problems.unique() if len((outcomes[problems == problem] > 0.5).unique()) > 1]
+    outcomes = split.training.judged.outcomes
     if len((outcomes > 0.5).unique()) < 2:
         raise ValueError(
             f"All {len(outcomes):,} responses to learn from have the same label, so there is nothing to tell apart; "
             "give correct and wrong ones."
         )
-    within = config.loss in ("dpo", "nca") or config.balance == "instruction"
-    if within and not mixed:
+    if not balanced(outcomes, split.training.strata(config), random.Random(0)):
+        named = f"loss = '{config.loss}'" if config.loss in PAIR_LOSSES else f"balance = '{config.balance}'"
         raise ValueError(
-            "No problem to learn from has both correct and wrong responses, which "
-            + (
-                f"offline.loss = '{config.loss}'"
-                if config.loss in ("dpo", "nca")
-                else "offline.balance = 'instruction'"
-            )
-            + " compares; sample more responses to each problem, or choose ce or kto without that balance."
+            f"No {'source' if config.balance == 'dataset' else 'problem'} to learn from has both correct and wrong "
+            f"responses, which offline.{named} compares; sample more responses to each problem, or choose ce or kto "
+            "without that balance."
         )

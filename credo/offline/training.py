@@ -181,16 +181,13 @@ class _PrmTraining:
     def _epoch(self, number: int) -> list[Unit]:
         """The units of an epoch: responses, or pairs of them, balanced and shuffled by the seed of the run."""
         draw, offline = random.Random(f"{self.config.run.seed}:{number}"), self.config.offline
-        judged = self.training.material.judged
-        problems = judged.problems.tolist()
+        outcomes, strata = self.training.material.judged.outcomes, self.training.material.strata(offline)
         if offline.loss in PAIR_LOSSES:
-            units = paired(judged.outcomes, problems, offline.pairs, draw)
+            units = paired(outcomes, strata, offline.pairs, draw)
         elif offline.balance == "none":
-            units = [(row,) for row in range(len(problems))]
+            units = [(row,) for row in range(len(strata))]
         else:
-            sources = [response.source for response in self.training.material.responses]
-            strata = {"class": [0] * len(problems), "dataset": sources, "instruction": problems}[offline.balance]
-            units = [(row,) for row in balanced(judged.outcomes, strata, draw)]
+            units = [(row,) for row in balanced(outcomes, strata, draw)]
         draw.shuffle(units)
         return units
 

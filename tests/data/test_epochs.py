@@ -52,3 +52,10 @@ def test_batches_show_every_unit_once_an_epoch(size: int):
     assert len(shown) == 9 * size
     for first in range(0, len(shown) - 2, 3):
         assert sorted(islice(shown, first, first + 3)) == [(0,), (1,), (2,)]
+
+
+def test_an_epoch_of_nothing_ends_the_batches():
+    shown = batches(lambda number: [(number,)] if number < 2 else [], 2, 2)
+    assert next(shown) == [(0,), (1,)]
+    with pytest.raises(ValueError, match="Epoch 2"):
+        next(shown)

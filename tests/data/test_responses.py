@@ -48,10 +48,21 @@ def test_all_responses_to_a_problem_in_one_row(tmp_path: Path):
     assert "responses" not in found[0].row
 
 
-def test_a_group_of_its_own_tells_problems_apart_or_together(tmp_path: Path):
-    rows = [{"prompt": p, "response": "x", "label": 1, "group": g} for p, g in (("a", 1), ("b", 1), ("a", 2))]
-    groups = by_problem(load_responses(written(tmp_path / "r.jsonl", *rows), labelled=True))
-    assert list(groups.values()) == [[0, 1], [2]]
+@pytest.mark.parametrize(
+    ("said", "problems"),
+    [
+        ([("a", 1), ("b", 1), ("c", 2)], {"a": [0, 1], "c": [2]}),
+        ([("a", 1), ("b", None), ("a", 2)], {"a": [0, 2], "b": [1]}),
+        ([("a", 1), ("b", 2), ("c", None), ("b", 1), ("c", 2)], {"a": [0, 1, 2, 3, 4]}),
+        ([("1", "a"), ("a", "b"), ("b", "1")], {"1": [0], "a": [1], "b": [2]}),
+    ],
+    ids=["a group joins prompts", "a prompt joins groups", "both, in any order", "words and groups are no one thing"],
+)
+def test_responses_of_one_prompt_or_one_group_are_to_one_problem(
+    said: list[tuple[str, Any]], problems: dict[str, list[int]], tmp_path: Path
+):
+    rows = [{"prompt": p, "response": "x", "label": 1} | ({} if g is None else {"group": g}) for p, g in said]
+    assert by_problem(load_responses(written(tmp_path / "r.jsonl", *rows), labelled=True)) == problems
 
 
 def test_labels_are_optional_where_nothing_is_learnt(tmp_path: Path):
