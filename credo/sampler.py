@@ -65,9 +65,8 @@ class Sampler:
         self.engine.close()
 
 
-def open_sampler(options: DrawOptions, problems: Iterable[Problem], console: Console) -> Sampler:
-    """Loads the model. ``problems`` are all that it will be asked. Raises ValueError for what the user can mend."""
-    start = open_model(options)
+def open_sampler(start: CausalModel, options: DrawOptions, problems: Iterable[Problem], console: Console) -> Sampler:
+    """Puts to ``start`` the ``problems`` that it will be asked. Raises ValueError for what the user can mend."""
     encode = encoder(start, template=options.template, system=options.system, suffix=options.suffix)
     lengths = (len(encode(problem)) + options.max_tokens for problem in problems)
     return Sampler(
@@ -101,10 +100,10 @@ def open_engine(start: CausalModel, options: SamplerOptions, lengths: Iterable[i
     return VllmEngine(start.model, start.tokenizer, context=max(lengths, default=1), probe=probe, **common)
 
 
-def open_verifier(options: JudgeOptions, kinds: Collection[str], *, partial: bool = True) -> Verifier:
-    """Who judges responses to problems of these kinds; ``partial`` credits programs that pass some of their tests."""
+def open_verifier(options: JudgeOptions, kinds: Collection[str]) -> Verifier:
+    """Who judges responses to problems of these kinds; programs pass all of their tests or none."""
     verify = VerifyConfig(kind=options.verify, extract=options.extract, pattern=options.pattern)
-    return build_verifier(verify, SandboxConfig(url=options.sandbox_url, partial=partial), kinds)
+    return build_verifier(verify, SandboxConfig(url=options.sandbox_url, partial=False), kinds)
 
 
 def compute_of(options: ComputeOptions, console: Console) -> Compute:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from credo.console import Console
 from credo.models.precision import choose_compute
 from credo.options.evaluation import EvaluateOptions
 from credo.options.shared import ComputeOptions, DrawOptions
-from credo.sampler import compute_of, open_sampler, refuse_impossible
+from credo.sampler import Sampler, compute_of, open_model, open_sampler, refuse_impossible
 from credo.types import Problem
 
 PROBLEMS = [Problem(id=str(i), kind="exact", prompt=p, answer=a, source="made") for i, (p, a) in enumerate(PAIRS[:6])]
@@ -25,8 +26,12 @@ def options(folder: Path, **changes: Any) -> DrawOptions:
     return DrawOptions(**values | changes)
 
 
+def opened(chosen: DrawOptions, problems: Iterable[Problem]) -> Sampler:
+    return open_sampler(open_model(chosen), chosen, problems, Console())
+
+
 def test_what_else_is_asked_does_not_matter(tmp_path: Path):
-    with closing(open_sampler(options(tmp_path), PROBLEMS, Console())) as sampler:
+    with closing(opened(options(tmp_path), PROBLEMS)) as sampler:
         whole = sampler.draw(PROBLEMS, 0)
         assert sampler.draw(PROBLEMS[:2], 0) + sampler.draw(PROBLEMS[2:], 2) == whole
         assert sampler.draw(PROBLEMS[2:], 0) != whole[2:]
@@ -36,21 +41,21 @@ def test_what_else_is_asked_does_not_matter(tmp_path: Path):
         ("stop", False),
         ("stop", True),
     }
-    with closing(open_sampler(options(tmp_path, seed=1), PROBLEMS, Console())) as other:
+    with closing(opened(options(tmp_path, seed=1), PROBLEMS)) as other:
         assert other.draw(PROBLEMS, 0) != whole
 
 
 def test_the_words_around_a_prompt_reach_the_model(tmp_path: Path):
-    with closing(open_sampler(options(tmp_path, suffix="ab"), PROBLEMS, Console())) as sampler:
+    with closing(opened(options(tmp_path, suffix="ab"), PROBLEMS)) as sampler:
         longer = sampler.encode(PROBLEMS[0])
-    with closing(open_sampler(options(tmp_path), PROBLEMS, Console())) as sampler:
+    with closing(opened(options(tmp_path), PROBLEMS)) as sampler:
         assert len(longer) == len(sampler.encode(PROBLEMS[0])) + 2
 
 
 def test_lengths_are_not_asked_of_an_engine_that_makes_no_room(tmp_path: Path):
     """Streamed sources are read once, when they are sampled from."""
     unread = (pytest.fail("read") for _ in range(1))
-    open_sampler(options(tmp_path), unread, Console()).close()
+    opened(options(tmp_path), unread).close()
 
 
 def test_the_precision_is_the_one_asked_for_or_the_one_measured():

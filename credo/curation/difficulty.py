@@ -19,7 +19,7 @@ from credo.console import Console
 from credo.curation.entries import Entry, Refusal, read_entries
 from credo.curation.passes import check_output, json_line
 from credo.models.causal import fingerprint
-from credo.sampler import open_sampler, open_verifier, refuse_impossible
+from credo.sampler import open_model, open_sampler, open_verifier, refuse_impossible
 from credo.types import Problem, Verdict
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def difficulty(options: DifficultyOptions) -> None:
     console = Console()
     problems = (entry.problem for entry in _problems(options))
     with (
-        closing(open_verifier(options, kinds, partial=False)) as verifier,
-        closing(open_sampler(options, problems, console)) as sampler,
+        closing(open_verifier(options, kinds)) as verifier,
+        closing(open_sampler(open_model(options), options, problems, console)) as sampler,
         console.stage(", ".join(options.sources), "problems") as advance,
     ):
 

@@ -65,7 +65,7 @@ def evaluate(options: EvaluateOptions) -> None:
     kinds = {problem.kind for exam in exams for problem in exam.problems}
     with ExitStack() as stack:
         folder = stack.enter_context(_folder(options.output))
-        verifier = stack.enter_context(closing(open_verifier(options, kinds, partial=False)))
+        verifier = stack.enter_context(closing(open_verifier(options, kinds)))
         interruption = stack.enter_context(Interruption().listening())
         try:
             with interruption.allowed():
