@@ -54,6 +54,11 @@ class PrmRecord:
     """Its figures on problems it has not seen; empty if it was stopped before."""
 
 
+def found_anywhere(path: str) -> str:
+    """The model ``path`` so named that it is found from any folder: a local one by its whole path."""
+    return str(local.resolve()) if (local := Path(path).expanduser()).exists() else path
+
+
 def write_record(folder: Path, record: PrmRecord) -> None:
     """Writes ``prm.json`` into ``folder``."""
     text = json.dumps(_plain({"format": 1, **asdict(record)}), indent=1)

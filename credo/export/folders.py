@@ -19,7 +19,7 @@ from credo.checkpoint.folder import name_of, steps_in
 from credo.checkpoint.snapshot import ADAPTER, AVERAGE
 from credo.config import TrainConfig
 from credo.console import Console
-from credo.data.prm_record import PrmRecord, Prompting, write_record
+from credo.data.prm_record import PrmRecord, Prompting, found_anywhere, write_record
 from credo.export.card import Origin, base_of, policy_card, prm_card
 from credo.models.causal import fingerprint, load_model
 from credo.models.lora import WEIGHTS
@@ -171,7 +171,7 @@ def _copied(checkpoint: Checkpoint, role: str, folder: Path, config: TrainConfig
 
 
 def _reference(config: TrainConfig, checkpoint: Checkpoint, policy_sha256: str, target: Path) -> tuple[str, str]:
-    """What the PRM is measured against, so named that it is found from any folder, and its fingerprint."""
+    """What the PRM is measured against, as ``prm.json`` names it, and its fingerprint."""
     match config.prm.reference:
         case "policy":
             return str((target / "policy").resolve()), policy_sha256
@@ -180,8 +180,7 @@ def _reference(config: TrainConfig, checkpoint: Checkpoint, policy_sha256: str, 
         case "initial":
             path = config.prm.reference_path or config.model.path
     found = checkpoint.state["fingerprint"] if path == config.model.path else fingerprint(load_model(path))
-    local = Path(path).expanduser()
-    return str(local.resolve()) if local.exists() else path, found
+    return found_anywhere(path), found
 
 
 def _facts(origin: Origin, sha256: str, *, averaged: bool) -> dict[str, Any]:

@@ -22,18 +22,11 @@ from credo.config import OfflineConfig, PrmTrainingConfig
 from credo.config.prm_training import PAIR_LOSSES
 from credo.data.batching import collate_demonstrations
 from credo.data.epochs import Unit, balanced, batches, paired
-from credo.data.prm_record import PrmRecord, Prompting, write_record
+from credo.data.prm_record import PrmRecord, Prompting, found_anywhere, write_record
 from credo.data.responses import fingerprint as fingerprint_of
 from credo.dist.device import choose_device, set_threads
 from credo.dist.world import World
-from credo.models.causal import (
-    CausalModel,
-    fingerprint,
-    load_model,
-    recompute_layers,
-    response_logprobs,
-    shard_model,
-)
+from credo.models.causal import CausalModel, fingerprint, load_model, recompute_layers, response_logprobs, shard_model
 from credo.models.division import divided
 from credo.models.optim import GradientStep, Optimizer, Schedule, cosine
 from credo.models.row_logprobs import Tokens, row_logprobs, row_totals
@@ -145,7 +138,7 @@ class _PrmTraining:
         record = PrmRecord(
             beta=offline.beta,
             loss=offline.loss,
-            reference=offline.reference_path or self.config.model.path,
+            reference=found_anywhere(offline.reference_path or self.config.model.path),
             reference_sha256=self.reference_sha256,
             prompting=Prompting(template=offline.template, system=offline.system, suffix=offline.suffix),
             steps=self.steps,

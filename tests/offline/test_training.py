@@ -21,6 +21,7 @@ from credo.algo.rewards import sequence_logits
 from credo.config import OfflineConfig, PrmTrainingConfig
 from credo.data.prm_record import read_record
 from credo.models.causal import fingerprint, load_model
+from credo.offline.folder import load_prm
 from credo.offline.training import REFERENCE, floored, train_prm, unit_loss
 from credo.recipe import build
 
@@ -118,6 +119,21 @@ def test_another_reference_is_measured_against_and_recorded(labelled: Path, tmp_
     tiny_model(tmp_path / "foreign", alphabet="abcdef=")
     with pytest.raises(ValueError, match="another tokenizer"):
         train_prm(recipe(tmp_path, labelled, run={"name": "b"}, reference_path=str(tmp_path / "foreign")))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_reference_is_found_from_any_folder(
+    own: bool, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tiny_model(tmp_path / "model")
+    tiny_model(tmp_path / "other", seed=5)
+    monkeypatch.chdir(tmp_path)
+    reference = {} if own else {"reference_path": "other"}
+    target = train_prm(recipe(tmp_path, labelled, run={"steps": 1}, model={"path": "model"}, **reference))
+    monkeypatch.chdir("/")
+    prm = load_prm(str(target), "auto", device="cpu")
+    assert prm.record is not None
+    assert prm.record.reference == str((tmp_path / ("model" if own else "other")).resolve())
 
 
 @pytest.mark.parametrize("loss", ["ce", "dpo", "nca", "kto"])
