@@ -9,7 +9,7 @@ from typing import Any
 from credo.evaluation.records import Record
 from credo.measures.intervals import mean_interval
 from credo.measures.voting import best_of_k, majority_at_k, pass_at_k
-from credo.types import Problem
+from credo.types import Problem, Verdict
 from credo.verify.extraction import Extraction, extract
 from credo.verify.latex import cleaned, unspaced
 from credo.verify.same_answers import LONGEST
@@ -63,7 +63,7 @@ def vote_of(problem: Problem, response: str, extraction: Extraction) -> str | No
 
 def _correct(record: Record) -> list[bool]:
     """Whether each judged response has full marks."""
-    return [score >= 0.99 for score in record.scores if score is not None]
+    return [Verdict(score=score).correct for score in record.scores if score is not None]
 
 
 def _known(record: Record, values: Sequence[Any]) -> list[Any]:

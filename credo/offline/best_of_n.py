@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -90,18 +90,18 @@ def curve_over_n(candidates: Sequence[Candidates], sizes: Sequence[int], ties: T
         chosen = [one for one in candidates if len(one.correct) >= size]
         if not chosen:
             raise ValueError(f"No problem has {size} judged responses; the most is {most}. Choose smaller numbers.")
+        majority = partial(majority_at_k, k=size, ties=ties)
         ways: dict[str, list[float]] = {
             "mean@1": [statistics.fmean(one.correct) for one in chosen],
-            "pass@N": [pass_at_k(sum(value > 0.5 for value in one.correct), len(one.correct), size) for one in chosen],
-            "majority": [majority_at_k(one.answers, one.correct, size, ties=ties) for one in chosen],
+            "pass@N": [
+                pass_at_k(sum(Verdict(score=v).correct for v in one.correct), len(one.correct), size) for one in chosen
+            ],
+            "majority": [majority(one.answers, one.correct) for one in chosen],
         }
         for name in chosen[0].scores:
             ways[f"best by {name}"] = [best_of_k(one.scores[name], one.correct, size, ties=ties) for one in chosen]
             ways[f"vote weighted by {name}"] = [
-                majority_at_k(
-                    one.answers, one.correct, size, weights=[_sigmoid(z) for z in one.scores[name]], ties=ties
-                )
-                for one in chosen
+                majority(one.answers, one.correct, weights=[_sigmoid(z) for z in one.scores[name]]) for one in chosen
             ]
         curve[size] = ways
     return curve
@@ -163,10 +163,8 @@ def _outcomes(
     if not tasks and (not has_labels or options.labels == "grader"):
         raise ValueError(f"{options.input} has no answers to grade against, and labels are missing or not wanted.")
     verdicts = iter(verifier.verify(tasks))
-    judged: list[float | None] = []
-    for problem in problems:
-        verdict = next(verdicts) if problem is not None else None
-        judged.append(verdict.score if isinstance(verdict, Verdict) else None)
+    found = [next(verdicts) if problem is not None else None for problem in problems]
+    judged = [verdict.score if isinstance(verdict, Verdict) else None for verdict in found]
     if has_labels and tasks:
         both = [(a, b) for a, b in zip(stated, judged, strict=True) if a is not None and b is not None]
         agreeing = sum((a > 0.5) == (b > 0.5) for a, b in both)
@@ -187,13 +185,13 @@ def _answers(
     verifier: Verifier,
 ) -> dict[str, list[int | None]]:
     """The numbered answers of the responses to each problem."""
-    groups = by_problem(responses)
     kinds = [kind if problem is None else problem.kind for problem in problems]
-    texts = [[extract(responses[row].text, kinds[row], extraction) for row in rows] for rows in groups.values()]
-    is_maths = kind == "math" and all(other == "math" for other in kinds)
-
-    same = partial(same_in_maths, verifier) if is_maths else other_text
-    return dict(zip(groups, answer_classes(texts, same), strict=True))
+    numbered: dict[str, list[int | None]] = {}
+    for problem, rows in by_problem(responses).items():
+        texts = [extract(responses[row].text, kinds[row], extraction) for row in rows]
+        same = partial(same_in_maths, verifier) if all(kinds[row] == "math" for row in rows) else other_text
+        [numbered[problem]] = answer_classes([texts], same)
+    return numbered
 
 
 def _candidates(
@@ -207,11 +205,10 @@ def _candidates(
     for problem, rows in by_problem(responses).items():
         known = [(place, row) for place, row in enumerate(rows) if outcomes[row] is not None]
         if known:
-            one = Candidates(problem=problem, correct=(), answers=(), scores={})
             correct = tuple(outcome for _, row in known if (outcome := outcomes[row]) is not None)
             numbered = tuple(answers[problem][place] for place, _ in known)
             by_name = {name: tuple(values[row] for _, row in known) for name, values in scores.items()}
-            found.append(replace(one, correct=correct, answers=numbered, scores=by_name))
+            found.append(Candidates(problem=problem, correct=correct, answers=numbered, scores=by_name))
     if not found:
         raise ValueError("No response has a known label, so no choice can be judged; give labels or answers.")
     return found

@@ -53,6 +53,24 @@ def test_by_hand(options: BestOfNOptions, capsys: pytest.CaptureFixture[str]):
     assert "N = 4: best by rm_score minus majority +0.0000" in said
 
 
+def test_half_a_point_is_no_pass(options: BestOfNOptions):
+    written(options.input, [{"problem": "p", "responses": ["x", "y", "z"], "labels": [0.6, 0.6, 0.99]}])
+    found = figures(replace(options, n=(1, 2)))
+    assert found[1, "mean@1"] == pytest.approx([0.73])
+    assert found[1, "pass@N"] == pytest.approx([1 / 3])
+    assert found[2, "pass@N"] == pytest.approx([2 / 3])
+
+
+@pytest.mark.parametrize("default", ["math", "exact"])
+def test_answers_are_compared_as_their_own_problem_is_judged(default: Any, options: BestOfNOptions):
+    """Two responses say one half in two ways: in mathematics a majority, as texts not."""
+    halves = {"answer": "1/2", "responses": ["\\boxed{1/2}", "\\boxed{0.5}", "\\boxed{2}"]}
+    written(options.input, [{"problem": kind, "kind": kind} | halves for kind in ("math", "exact")])
+    found = figures(replace(options, extract="boxed", kind=default))
+    assert found[3, "mean@1"] == pytest.approx([2 / 3, 1 / 3])
+    assert found[3, "majority"] == pytest.approx([1.0, 1 / 3])
+
+
 def test_labels_of_the_file_count_and_are_compared(options: BestOfNOptions, capsys: pytest.CaptureFixture[str]):
     labels = [[True, True, False, False], [False, True, True, None]]
     written(options.input, [row | {"labels": each} for row, each in zip(ROWS, labels, strict=True)])
