@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -100,11 +102,14 @@ def processbench(options: ProcessBenchOptions) -> None:
 
 
 def load_solutions(path: Path) -> list[Solution]:
-    """The rows of ProcessBench. Raises ValueError with place and reason of the first row that does not fit."""
-    (label, origin), *_ = expand([str(path)]).items()
-    if not isinstance(origin, Path):
-        raise ValueError(f"{label} is no file of solutions; name a .jsonl or .parquet file.")
-    return sift(file_rows(origin), partial(_solution, source=label), label=label, max_bad_share=0.0)[0]
+    """The rows of a file or folder. Raises ValueError with place and reason of the first row that does not fit."""
+    solutions: list[Solution] = []
+    for label, origin in expand([str(path)]).items():
+        if not isinstance(origin, Path):
+            raise ValueError(f"{label} is no file of solutions; name a .jsonl or .parquet file.")
+        parse = partial(_solution, default_subset=origin.stem)
+        solutions += sift(file_rows(origin), parse, label=label, max_bad_share=0.0)[0]
+    return solutions
 
 
 def step_rewards(
@@ -218,7 +223,7 @@ def _tokens(scorer: Scorer, solution: Solution) -> tuple[Tokens, Bool[Tensor, " 
     return (prompt, tuple(token for piece in pieces for token in piece)), ends
 
 
-def _solution(number: int, raw: object, *, source: str) -> Solution:
+def _solution(number: int, raw: object, *, default_subset: str) -> Solution:
     row = as_object(raw)
     steps, label = row.get("steps"), row.get("label")
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
@@ -227,7 +232,7 @@ def _solution(number: int, raw: object, *, source: str) -> Solution:
         raise ValueError(f"label: expected -1 or the index of one of {len(steps)} steps, got {label!r}")
     return Solution(
         id=str(row.get("id", number)),
-        subset=str(row.get("subset", source)),
+        subset=str(row.get("subset", default_subset)),
         prompt=prompt_of(row),
         steps=tuple(steps),
         first_error=label,
@@ -238,10 +243,5 @@ def _limited(solutions: Sequence[Solution], limit: int) -> list[Solution]:
     """The first ``limit`` of each subset; 0 is all."""
     if limit < 0:
         raise ValueError(f"--limit is 0 or more, got {limit}.")
-    seen: dict[str, int] = {}
-    kept = []
-    for solution in solutions:
-        seen[solution.subset] = seen.get(solution.subset, 0) + 1
-        if limit == 0 or seen[solution.subset] <= limit:
-            kept.append(solution)
-    return kept
+    places: defaultdict[str, count[int]] = defaultdict(count)
+    return [solution for solution in solutions if limit == 0 or next(places[solution.subset]) < limit]

@@ -111,14 +111,14 @@ class BestOfNOptions(ExtractOptions, ScoringOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessBenchOptions:
-    """F1 at finding the first wrong step, per subset of ProcessBench.
+    """F1 at finding the first wrong step, per subset of ProcessBench, or per file where rows name none.
 
     The threshold is chosen on one subset and used on the others. That subset itself is judged in two halves, each by
     the threshold of the other half: no number comes from rows that its threshold was chosen on.
     """
 
     input: Path
-    """JSONL or parquet file of rows {"id", "subset", "problem", "steps": [..], "label": first wrong step or -1}."""
+    """JSONL or parquet file, or folder: {"id", "subset", "problem", "steps": [..], "label": first wrong step or -1}."""
     chosen_on: str = "gsm8k"
     """The subset that the threshold is chosen on."""
     form: Literal["single", "accumulated"] = "accumulated"

@@ -142,6 +142,14 @@ def test_the_rewards_of_steps_are_those_of_their_tokens(options: ProcessBenchOpt
     assert reached.tolist() == pytest.approx([tokens[:4].sum().item(), tokens.sum().item()], abs=1e-6)
 
 
+def test_a_folder_is_read_whole_and_a_file_names_the_subset_of_rows_that_name_none(tmp_path: Path):
+    row = {"problem": "p", "steps": ["a"], "label": -1}
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"subset": "hard"}))
+    (tmp_path / "math.jsonl").write_text(json.dumps(row))
+    assert [solution.subset for solution in load_solutions(tmp_path)] == ["gsm8k", "hard", "math"]
+    assert [solution.subset for solution in load_solutions(tmp_path / "math.jsonl")] == ["math"]
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="needs ProcessBench of the shared data")
 def test_the_real_rows_can_be_read():
     rows = load_solutions(REAL)
