@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PIPE_INTERVAL = 15.0
@@ -20,12 +20,12 @@ class Console:
         self.live = sys.stdout.isatty()
 
     def say(self, line: str) -> None:
-        """Prints ``line`` and logs it with the time of day."""
+        """Prints ``line`` and logs it with the time of day, unless the disk refuses, which need not end a run."""
         if self.quiet:
             return
         print(line, flush=True)
         if self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
+            with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def warn(self, line: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from credo.algo.advantages import PrimeReturns
 from credo.assemble import Parts
-from credo.checkpoint import Remote, Saver, restore, worths
+from credo.checkpoint import Saver, fetched, restore, worths
 from credo.config import TrainConfig
 from credo.console import Console, duration
 from credo.dist.world import World
@@ -66,11 +66,7 @@ class Journal:
     ) -> None:
         self.folder, self.world, self.report = folder, world, report
         self.console = console = Console(folder.folder / LOG, quiet=not world.is_first)
-        url = config.checkpoint.remote
-        # Half of what the others wait for the first rank, which alone asks it.
-        remote = Remote(url, folder.folder, limit=world.timeout / 2) if url else None
-        if remote is not None:
-            world.first(lambda: remote.fetch(console.warn))
+        remote = fetched(config.checkpoint, folder.folder, world, console.warn)
         recorded = partial(folder.recorded, resume=resume)
         self.config = config = world.first(lambda: with_compute_chosen(config, recorded, console.say))
         self.watch = Watch(config, console)
@@ -80,7 +76,7 @@ class Journal:
         world.first(self._open_loggers)
 
     def restore(self, parts: Parts) -> int:
-        """Writes the newest checkpoint into ``parts``; returns the steps already made, 0 for a fresh run."""
+        """Collective. Writes the newest checkpoint into ``parts``; the steps already made, 0 for a fresh run."""
         found = self._found
         if found is None:
             return 0
@@ -89,7 +85,7 @@ class Journal:
                 f"model.path = '{self.config.model.path}' holds other weights than when the run of {found.folder} "
                 "began, so its reference is gone; put them back or start another run."
             )
-        restore(found, policy=parts.policy, prm=parts.prm, critic=parts.critic)
+        self.world.everywhere(partial(restore, found, policy=parts.policy, prm=parts.prm, critic=parts.critic))
         parts.engine.load_weights(parts.policy.weights())
         parts.collector.restore(found.state["collector"])
         self.watch.restore(found.state["watch"])
@@ -141,7 +137,9 @@ class Journal:
             )
         summary = evaluation.summary()
         known = {key: value if math.isfinite(value) else None for key, value in summary.items()}
-        self.folder.append(EVALUATION, {"step": step, **known, "scores": evaluation.scores})
+        row = {"step": step, **known, "scores": evaluation.scores}
+        with self.world.stage("writing an evaluation"):
+            self.world.first(partial(self.folder.append, EVALUATION, row))
         self.console.say(
             f"after step {step}: accuracy {summary['eval/accuracy']:.3f} (95 % interval "
             f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}) on {len(parts.held_out):,} "

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from credo.checkpoint import Remote, Saver, restore, worths
+from credo.checkpoint import Saver, fetched, restore, worths
 from credo.checkpoint.folder import name_of, steps_in
 from credo.config import PrmTrainingConfig, SftConfig
 from credo.console import Console, duration
@@ -84,6 +85,7 @@ def tune(config: Config, name: str, make: Callable[[Config, Journal], Tuning], *
     path = Path(config.run.folder) / config.run.name
     target = path / name
     with (
+        world.bounded(),
         world.everywhere(lambda: RunFolder(path, reads_only=not world.is_first)) as folder,
         Interruption(world.any if world.size > 1 else None).listening() as interruption,
     ):
@@ -108,18 +110,24 @@ def tune(config: Config, name: str, make: Callable[[Config, Journal], Tuning], *
 def learn(tuning: Tuning, journal: Journal, interruption: Interruption) -> bool:
     """Collective. The steps from where the run stands to the last. False if it was interrupted before that; a
     checkpoint is written then."""
-    step, steps = journal.restore(tuning), tuning.steps
-    if step == 0 and (found := tuning.validate(0)):
-        journal.logger.log(0, found)
+    step, steps, world = journal.restore(tuning), tuning.steps, journal.world
+
+    def validated() -> dict[str, float]:
+        with world.stage("validating"):
+            return tuning.validate(step)
+
+    if step == 0 and (found := validated()):
+        journal.log(0, found)
     if step == steps:
-        tuning.validate(steps)  # it was killed with all steps made; the model's folder wants the figures
+        validated()  # it was killed with all steps made; the model's folder wants the figures
     for batch in islice(tuning.batches(), step, None):
-        metrics = tuning.step(step, batch)
+        with world.stage("learning"):
+            metrics = tuning.step(step, batch)
         step += 1
         if step % (tuning.evaluate_every or steps) == 0 or step == steps:
-            metrics |= tuning.validate(step)
-        journal.logger.log(step, metrics)
-        stopping = journal.world.any(interruption.requested)
+            metrics |= validated()
+        journal.log(step, metrics)
+        stopping = world.any(interruption.requested)
         if stopping or step % journal.config.checkpoint.every == 0 or step == steps:
             journal.save(step, tuning)
         if stopping and step < steps:
@@ -134,10 +142,7 @@ class Journal:
     def __init__(self, config: SftConfig | PrmTrainingConfig, folder: RunFolder, console: Console, world: World):
         """Collective. Raises ValueError if what is in ``folder`` cannot be gone on with."""
         self.config, self.folder, self.console, self.world = config, folder, console, world
-        url = config.checkpoint.remote
-        remote = Remote(url, folder.folder, limit=world.timeout) if url else None
-        if remote is not None:
-            world.first(lambda: remote.fetch(console.warn))
+        remote = fetched(config.checkpoint, folder.folder, world, console.warn)
         self.found = world.first(
             lambda: folder.begin("auto", flat(config), to_toml(config), console.warn, may_change=MAY_CHANGE)
         )
@@ -157,9 +162,14 @@ class Journal:
                 f"What is learnt from is not what the run of {self.found.folder} began with; put it back, or choose "
                 "another --run.name."
             )
-        restore(self.found, policy=tuning.learner, prm=None)
+        self.world.everywhere(partial(restore, self.found, policy=tuning.learner, prm=None))
         self.console.say(f"Resumed after step {self.found.step} from {self.found.folder}.")
         return self.found.step
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Collective. Takes down the metrics of ``step``."""
+        with self.world.stage("writing what a step has made"):
+            self.world.first(partial(self.logger.log, step, metrics))
 
     def save(self, step: int, tuning: Tuning) -> None:
         """Collective. Writes a checkpoint of the finished ``step``."""

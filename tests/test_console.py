@@ -40,6 +40,12 @@ def test_a_quiet_one_neither_speaks_nor_writes(
     assert not (tmp_path / "log.txt").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_log_for_which_there_is_no_room_ends_nothing(capsys: pytest.CaptureFixture[str]):
+    Console(Path("/dev/full")).say("said")
+    assert capsys.readouterr().out == "said\n"
+
+
 def test_an_older_log_is_kept(tmp_path: Path):
     Console(tmp_path / "log.txt").say("before")
     Console(tmp_path / "log.txt").say("after")

@@ -116,6 +116,18 @@ def test_one_asked_to_end_before_it_began_begins_again(tmp_path: Path):
     assert made(tmp_path, Counting(start, steps=5))[-1] == "validate 5"
 
 
+def test_the_copy_elsewhere_is_asked_for_half_of_what_other_ranks_wait(tmp_path: Path):
+    start, world, limits = tiny_model(tmp_path / "start"), World(timeout=8.0), []
+
+    def make(config: SftConfig, journal: Journal) -> Counting:
+        assert journal.saver.remote is not None
+        limits.append(journal.saver.remote.limit)
+        return Counting(start, steps=5)
+
+    tune(config_of(tmp_path, checkpoint={"remote": f"file://{tmp_path}/away"}), "model", make, world=world)
+    assert limits == [4.0]
+
+
 def test_another_source_does_not_continue_a_run(tmp_path: Path):
     start = tiny_model(tmp_path / "start")
     first = Counting(start, steps=5)

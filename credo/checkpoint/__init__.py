@@ -11,7 +11,7 @@ from __future__ import annotations
 from credo.checkpoint.folder import MANIFEST, Checkpoint, newest_whole, read
 from credo.checkpoint.remote import Remote
 from credo.checkpoint.retention import worths
-from credo.checkpoint.saver import Saver
+from credo.checkpoint.saver import Saver, fetched
 from credo.checkpoint.snapshot import restore
 
-__all__ = ["MANIFEST", "Checkpoint", "Remote", "Saver", "newest_whole", "read", "restore", "worths"]
+__all__ = ["MANIFEST", "Checkpoint", "Remote", "Saver", "fetched", "newest_whole", "read", "restore", "worths"]

@@ -14,7 +14,7 @@ from credo.checkpoint.background import Background
 from credo.checkpoint.folder import name_of, read, seal, steps_in
 from credo.checkpoint.remote import Remote
 from credo.checkpoint.retention import retained
-from credo.checkpoint.snapshot import Buffers, Learner, Snapshot, as_it_is, take
+from credo.checkpoint.snapshot import Buffers, Learner, Snapshot, as_it_is, see, take
 from credo.config import CheckpointConfig
 from credo.dist.world import World
 from credo.models.critic import Critic
@@ -81,7 +81,7 @@ class Saver:
                 hold=as_it_is if self._buffers is None else self._buffers.copied,
             )
             self.world.first(partial(self._begin, step))
-            self.world.everywhere(partial(self._see, step))
+            self.world.everywhere(partial(see, self._aside(step)))
             work = partial(self._write, step, snapshot, dict(worth or {}))
             if self.config.asynchronous:
                 self._writing = Background(work)
@@ -131,13 +131,6 @@ class Saver:
             shutil.rmtree(self._aside(step), ignore_errors=True)
             self._aside(step).mkdir(parents=True)
 
-    def _see(self, step: int) -> None:
-        if not self._aside(step).is_dir():
-            raise RuntimeError(
-                f"Rank {self.world.rank} does not see {self._aside(step)}, which the first rank has made; let "
-                "run.folder be on a disk that all ranks share."
-            )
-
     def _write(self, step: int, snapshot: Snapshot, worth: Mapping[int, float]) -> None:
         with self._explained(step):
             snapshot.write(self._aside(step), self.world, self._group)
@@ -177,6 +170,19 @@ class Saver:
                 f"The checkpoint of step {step} could not be written below {self.checkpoints}: {refusal}. "
                 "Make room there and start again with --resume auto; the last whole checkpoint is untouched."
             ) from None
+
+
+def fetched(config: CheckpointConfig, run: Path, world: World, warn: Callable[[str], None]) -> Remote | None:
+    """Collective. The copy of the run in ``run`` elsewhere, if there is to be one, after a look for a checkpoint in it.
+
+    Raises as :class:`Remote` and its ``fetch`` do.
+    """
+    if not config.remote:
+        return None
+    # Half of what the others wait for the first rank, which alone asks it.
+    remote = Remote(config.remote, run, limit=world.timeout / 2)
+    world.first(partial(remote.fetch, warn))
+    return remote
 
 
 def _own_group(world: World) -> ProcessGroup:

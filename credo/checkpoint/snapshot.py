@@ -118,9 +118,10 @@ def restore(checkpoint: Checkpoint, *, policy: Learner, prm: Prm | None, critic:
     """Writes the weights and optimisers of ``checkpoint`` into ``policy``, ``prm`` and ``critic``.
 
     Each rank reads what it holds of them, however many have saved it. Raises ValueError if it was saved with other
-    models than this run has.
+    models than this run has, RuntimeError as :func:`see`.
     """
     folder, optimizers = checkpoint.folder, _optimizers(policy, prm, critic)
+    see(folder)
     if not (folder / OPTIMIZERS).is_dir():
         raise ValueError(f"{folder} was saved by an earlier version of credo, which alone can go on from it.")
     shapes = shapes_in(folder / OPTIMIZERS)
@@ -138,6 +139,15 @@ def restore(checkpoint: Checkpoint, *, policy: Learner, prm: Prm | None, critic:
     for role, optimizer in optimizers.items():
         optimizer.restore(made[role])
     torch.set_rng_state(into[RANDOM])
+
+
+def see(folder: Path) -> None:
+    """Raises RuntimeError if the ``folder`` is not here that the first rank has found or made."""
+    if not folder.is_dir():
+        raise RuntimeError(
+            f"This rank does not see {folder}, which the first one does; let it, and so run.folder, be on a disk that "
+            "all ranks share."
+        )
 
 
 def _refuse_others(

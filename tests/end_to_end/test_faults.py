@@ -10,6 +10,7 @@ import math
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ import torch
 from disturbed import eventful_recipe, filtered, started, steps_of
 from ranks import STARTER, run_ranks
 from safetensors.torch import load_file
-from tiny import lines, tiny_model, tiny_recipe, untimed
+from tiny import PAIRS, lines, tiny_model, tiny_problems, tiny_recipe, untimed
 
 from credo.assemble import assemble
 from credo.checkpoint import newest_whole
@@ -270,6 +271,50 @@ def test_verifiers_killed_again_and_again_invent_no_verdict(tmp_path: Path):
 
 
 # Disks
+
+
+def until_evaluations_find_no_room(world: World, path: Path) -> str:
+    """What the rank says when evaluation.jsonl cannot grow any more, nor any file as long on the first rank."""
+
+    def fill(step: int, metrics: Mapping[str, float]) -> None:
+        if step == 2 and world.is_first:
+            size = (run_of(path) / "evaluation.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    with pytest.raises((RuntimeError, OSError)) as error:
+        train(read_recipe(TrainConfig, [path]), world=world, report=fill)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return str(error.value)
+
+
+def test_a_disk_without_room_for_an_evaluation_is_said_on_all_ranks(tmp_path: Path):
+    held_out = tiny_problems(tmp_path / "held-out.jsonl", PAIRS[:2])
+    evaluated = {"evaluation__sources": [str(held_out)], "evaluation__every": 1}
+    path = tiny_recipe(tmp_path, checkpoint__every=100, checkpoint__rollouts_every=0, **evaluated)
+    first, second = run_ranks(2, until_evaluations_find_no_room, path)
+    assert "File too large" in first
+    assert re.search("Rank 0 of 2 failed in 'writing .*File too large", second)
+
+
+def on_a_disk_of_its_own(world: World, path: Path, folder: Path) -> str:
+    """What the rank says of a run whose folder is another one on each rank."""
+    (folder / str(world.rank)).mkdir(parents=True, exist_ok=True)
+    os.chdir(folder / str(world.rank))
+    try:
+        trained(world, path, ("--run.folder", "runs"))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_ranks_that_do_not_see_the_checkpoint_of_the_first_one_say_so(tmp_path: Path, sharding: Any):
+    path = tiny_recipe(tmp_path, run__steps=2)
+    assert run_ranks(1, on_a_disk_of_its_own, path, tmp_path) == [""]
+    path = tiny_recipe(tmp_path, run__steps=4)
+    first, second = run_ranks(2, on_a_disk_of_its_own, path, tmp_path, sharding=sharding)
+    assert "does not see runs/run/checkpoints/step-000002" in second
+    assert re.search("Rank 1 of 2 failed .*does not see runs/run/checkpoints/step-000002", first)
 
 
 def until_it_is_full(world: World, path: Path, disk: Path, room: int) -> str:

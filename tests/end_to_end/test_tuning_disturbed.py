@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,8 @@ from credo.config import PrmTrainingConfig, SftConfig
 from credo.dist.world import World
 from credo.offline.training import train_prm
 from credo.recipe import build, to_toml
-from credo.sft import sft
+from credo.sft import _Sft, sft
+from credo.tuning import Journal, tune
 from tests.disturbed import steps_of
 from tests.ranks import STARTER, run_ranks
 from tests.tiny import LETTERS, PAIRS, lines, tiny_model, untimed
@@ -136,6 +141,85 @@ def test_ranks_learn_what_one_does(tmp_path: Path, kind: str, ranks: int, shardi
     one, several = (load_file(model_of(tmp_path / name / "runs/run") / WEIGHTS) for name in ("one", "several"))
     assert one.keys() == several.keys()
     assert all(torch.allclose(one[name], several[name], atol=1e-5) for name in one)
+
+
+class Disturbed(_Sft):
+    """A warm-up that calls ``disturbance`` in the middle of its third step."""
+
+    def __init__(self, config: SftConfig, journal: Journal, world: World, disturbance: Callable[[], None]) -> None:
+        super().__init__(config, journal.console, world)
+        self.disturbance = disturbance
+
+    def step(self, done: int, rows: Any) -> dict[str, float]:
+        if done == 2:
+            self.disturbance()
+        return super().step(done, rows)
+
+
+def disturbed(world: World, folder: Path, who: int, disturbance: Callable[[Path], None]) -> str:
+    """What the rank says when ``disturbance``, told of the run's folder, comes over the rank ``who``."""
+    options = {"folder": str(folder / "runs"), "steps": TOGETHER}
+    sections: dict[str, Any] = {"run": options, "sft": {"evaluate_every": 0}, "checkpoint": {"every": 100}}
+    config = config_of("sft", folder / f"rank-{world.rank}", model=str(folder / "model"), **sections)
+    come = partial(disturbance, folder / "runs" / "run") if world.rank == who else lambda: None
+    with pytest.raises((RuntimeError, OSError)) as error:
+        tune(config, "model", lambda config, journal: Disturbed(config, journal, world, come), world=world)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return str(error.value)
+
+
+def die(run: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say_and_wait(world: World, folder: Path, said: Path) -> None:
+    said.write_text(disturbed(world, folder, 1, die))
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_rank_that_loses_another_names_the_stage(tmp_path: Path, sharding: Any):
+    tiny_model(tmp_path / "model")
+    with pytest.raises(AssertionError, match="rank 1 of 2: exit status -9"):
+        run_ranks(2, say_and_wait, tmp_path, tmp_path / "said.txt", sharding=sharding)
+    said = (tmp_path / "said.txt").read_text()
+    assert "Rank 0 of 2 waited" in said
+    assert "in 'learning' for the others" in said
+    assert "rank 1 in 'learning since" in said
+
+
+def fill(run: Path) -> None:
+    """No file of this process may become longer than the metrics are."""
+    size = (run / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_is_said_on_all_ranks(tmp_path: Path):
+    tiny_model(tmp_path / "model")
+    first, second = run_ranks(2, disturbed, tmp_path, 0, fill)
+    assert "File too large" in first
+    assert re.search("Rank 0 of 2 failed in 'writing .*File too large", second)
+
+
+def on_a_disk_of_its_own(world: World, folder: Path) -> str:
+    """What the rank says of a run whose folder is another one on each rank."""
+    (folder / str(world.rank)).mkdir(exist_ok=True)
+    os.chdir(folder / str(world.rank))
+    options = {"folder": "runs", "steps": TOGETHER}
+    config = config_of("sft", folder / f"rank-{world.rank}", model=str(folder / "model"), run=options)
+    try:
+        sft(config, world=world)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_do_not_see_the_checkpoint_of_the_first_one_say_so(tmp_path: Path):
+    tiny_model(tmp_path / "model")
+    assert run_ranks(1, on_a_disk_of_its_own, tmp_path) == [""]
+    shutil.rmtree(tmp_path / "0" / "runs" / "run" / "model")
+    first, second = run_ranks(2, on_a_disk_of_its_own, tmp_path)
+    assert "does not see runs/run/checkpoints/" in second
+    assert re.search("Rank 1 of 2 failed .*does not see runs/run/checkpoints/", first)
 
 
 @pytest.mark.parametrize("kind", ["sft", "prm"])
