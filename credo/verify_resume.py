@@ -27,7 +27,7 @@ from torch import Tensor
 from credo.checkpoint import newest_whole
 from credo.checkpoint.folder import STATE, name_of
 from credo.checkpoint.snapshot import ADAPTER, AVERAGE, CRITIC_WEIGHTS, OPTIMIZERS, RANDOM
-from credo.config import TrainConfig, TrainRecipe
+from credo.config import CheckpointConfig, TrainConfig, TrainRecipe
 from credo.config.checks import unread
 from credo.dist.device import choose_device
 from credo.run_folder import EVALUATION, LOG, METRICS
@@ -141,7 +141,8 @@ def table(compared: Sequence[Comparison]) -> str:
 def _altered(config: TrainConfig, folder: Path, name: str, steps: int) -> TrainConfig:
     """``config`` in a folder of its own, with a checkpoint after ``steps`` and all roles learning by then."""
     run = replace(config.run, folder=str(folder), name=name, steps=2 * steps + 1, trackers=())
-    checkpoint = replace(config.checkpoint, every=steps, keep=3, remote="", rollouts_every=1)
+    kept = {"keep": 3, "best": 0, "metric": CheckpointConfig().metric}  # of so few steps none may know that metric
+    checkpoint = replace(config.checkpoint, every=steps, remote="", rollouts_every=1, **kept)
     prm = replace(config.prm, warmup_steps=min(config.prm.warmup_steps, steps - 1))
     critic = replace(config.critic, warmup_steps=min(config.critic.warmup_steps, steps - 1))
     return replace(config, run=run, checkpoint=checkpoint, prm=prm, critic=critic)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from learners import OPTIMIZERS, flip
 from safetensors.torch import load_file, save_file
-from tiny import tiny_config, tiny_recipe
+from tiny import PAIRS, tiny_config, tiny_problems, tiny_recipe
 
 from credo.cli import main
 from credo.train import train
@@ -109,7 +109,14 @@ def test_the_first_difference_says_where_and_how_much(run: Path, copy: Path):
 
 
 def test_a_recipe_is_proved_and_the_proof_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    recipe = tiny_recipe(tmp_path, run__steps=50, prm__warmup_steps=9, checkpoint__asynchronous=True)
+    """Also one whose best checkpoints are by a metric that so few steps do not know."""
+    best = {"checkpoint__every": 10, "checkpoint__best": 1, "checkpoint__metric": "eval/accuracy_low"}
+    held_out = {
+        "evaluation__sources": [str(tiny_problems(tmp_path / "held-out.jsonl", PAIRS[:2]))],
+        "evaluation__every": 10,
+    }
+    changes = {"run__steps": 50, "prm__warmup_steps": 9, "checkpoint__asynchronous": True, **best, **held_out}
+    recipe = tiny_recipe(tmp_path, **changes)
     main(["verify-resume", str(recipe), "--steps", "1", "--output", str(tmp_path / "proof.json")])
     proof = json.loads((tmp_path / "proof.json").read_text())
     assert proof["equal"]
