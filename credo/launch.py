@@ -47,6 +47,11 @@ def launch(config: TrainConfig, options: LaunchConfig, *, resume: str = "auto") 
     Raises ValueError for what the user can mend and RuntimeError for a run that cannot go on, also where that happened
     to a worker elsewhere.
     """
+    if resume != "auto" and (retries := options.retries or int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))):
+        raise ValueError(
+            f"Lost ranks would be started again {retries} times, but --resume {resume} keeps such a run from going on. "
+            "Begin without launch.retries or torchrun's --max-restarts; then leave --resume out, and they may stay."
+        )
     match _place(options):
         case "ray":
             _on_ray(config, options, resume)
@@ -123,11 +128,6 @@ def _ranks_of_torchrun(recipe: SftRecipe | PrmTrainingRecipe) -> AbstractContext
 
 
 def _on_ray(config: TrainConfig, options: LaunchConfig, resume: str) -> None:
-    if options.retries and resume != "auto":
-        raise ValueError(
-            f"launch.retries = {options.retries}, but --resume {resume} keeps a run that was started again from going "
-            "on; begin with --resume alone, then give the command again with launch.retries."
-        )
     try:
         import_module("ray.train.torch")
     except ImportError as error:

@@ -18,7 +18,7 @@ from credo.recipe import build
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nobody had started this process; what a launch sets is set back."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_MAX_RESTARTS"):
         monkeypatch.delenv(name, raising=False)
     for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"):
         monkeypatch.setenv(name, os.environ.get(name, "5"))
@@ -88,6 +88,24 @@ def test_ray_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_workers_that_start_again_have_to_be_allowed_to_go_on(tmp_path: Path):
     assert "--resume never" in refusal(tmp_path, kind="ray", retries=1, resume="never")
+
+
+@pytest.mark.parametrize("resume", ["never", "runs/other/checkpoints/step-000001"])
+def test_ranks_that_torchrun_starts_again_have_to_be_allowed_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str
+):
+    as_if_by_torchrun(monkeypatch, ranks=2)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    said = refusal(tmp_path, resume=resume)
+    assert f"--resume {resume}" in said
+    assert "--max-restarts" in said
+
+
+def test_ranks_that_torchrun_starts_once_may_refuse_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    as_if_by_torchrun(monkeypatch, ranks=1)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    launch(tiny_config(tmp_path, run__steps=1), LaunchConfig(), resume="never")
+    assert [row["step"] for row in lines(tmp_path / "runs" / "run" / "metrics.jsonl")] == [1]
 
 
 @pytest.mark.slow
