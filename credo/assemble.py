@@ -115,10 +115,10 @@ def _assembled(
     marked = fingerprint(start)
     if config.lora.rank:
         freeze(start.model, config.model.precision)
-    whole: Any = whole_policy(config, start) if world.sharded else None
+    whole: Any = whole_policy(config, start, world) if world.sharded else None
     roles = build_roles(config, start, world, console)
     if whole is not None:
-        whole.to(world.device)  # not before the roles have been copied from the same weights
+        whole.to(world.device)
     if config.rollout.ahead and whole is None:
         whole = copy.deepcopy(roles.policy.model)
     engine = build_engine(replace(start, model=whole or roles.policy.model), roles.policy, config, world, console)

@@ -65,33 +65,38 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
     return Roles(policy=policy, prm=prm, reference=reference, anchor=anchor, critic=critic)
 
 
-def whole_policy(config: TrainConfig, start: CausalModel) -> PreTrainedModel:
+def whole_policy(config: TrainConfig, start: CausalModel, world: World) -> PreTrainedModel:
     """The policy at its start, whole on each rank, to sample from where :func:`build_roles` will spread it.
 
-    Under an adapter the weights are those of ``start``, which then stay whole.
+    It is on ``world.device`` at once. Not so under an adapter, where its weights are those of ``start``, of which roles
+    are yet to be copied, and which stay whole.
     """
-    model = start.model if config.lora.rank else copy.deepcopy(start.model)
+    model: Any = start.model if config.lora.rank else copy.deepcopy(start.model).to(world.device)
     return with_adapter(model, config.lora, mixed_seed(config.run.seed, POLICY))
 
 
 def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console) -> tuple[Prm, Reference | None]:
-    """PRM and reference; no reference where that is the policy."""
+    """PRM and reference; no reference where that is the policy.
+
+    The reference is spread before the PRM's model is there: a host with a rank for each GPU has no room for both whole.
+    """
     settings = _settings(config, world)
-    model = _own_model("prm.path", config.prm.path, config, start, world)
     if config.prm.top_layers:
+        model = _own_model("prm.path", config.prm.path, config, start, world)
         _warn_of_record(config, replace(start, model=model), console)
         trunk = Trunk(model, config.prm.top_layers, token_budget=settings["token_budget"], compute=settings["compute"])
         prm = Prm(with_own_top(model, config.prm.top_layers), config.prm, trunk=trunk, **settings)
         return prm, Reference(model, trunk=trunk, **settings)
     match config.prm.reference:
         case "own":
-            against = copy.deepcopy(model)
+            against = _own_model("prm.path", config.prm.path, config, start, world)
         case "initial":
             against = _own_model("prm.reference_path", config.prm.reference_path, config, start, world)
         case "policy":
             against = start.model
     _warn_of_record(config, replace(start, model=against), console)
     reference = None if config.prm.reference == "policy" else Reference(against, **settings)
+    model = _own_model("prm.path", config.prm.path, config, start, world)
     learning = with_adapter(model, config.lora, mixed_seed(config.run.seed, PRM))
     return Prm(learning, config.prm, **settings), reference
 

@@ -35,8 +35,9 @@ def shard(model: nn.Module, layers: list[nn.Module], world: World, *, forward: s
     )
 
     mesh = init_device_mesh(world.device, (world.size,))
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    apart = set(learning) if len(learning) < sum(1 for _ in model.parameters()) else set[nn.Parameter]()
+    apart = {weight for weight in model.parameters() if weight.requires_grad}
+    if len(apart) == sum(1 for _ in model.parameters()):
+        apart.clear()  # not kept under another name either: what is spread is to be let go, layer by layer
     for weight in apart:
         weight.data = weight.data.to(world.device)
     options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True, "ignored_params": apart}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ranks import run_ranks
-from tiny import tiny_config
+from tiny import tiny_config, tiny_model
 
+from benchmarks.ranks import held
+from credo.config import ArchitectureConfig
 from credo.console import Console
 from credo.dist.shard import is_spread, whole_state
 from credo.dist.world import World
-from credo.models.causal import load_model
+from credo.models.causal import build_model, load_model
 from credo.roles import Roles, build_roles
 
 
@@ -81,3 +85,41 @@ def test_every_role_is_spread_and_whole(tmp_path: Path):
         tiny_config(tmp_path / str(rank))
     names = ["policy", "prm", "reference", "anchor", "critic"]
     assert run_ranks(2, spread, tmp_path, sharding="full") == [names, names]
+
+
+def weights_gradients_and_moments(world: World, model: Path, sharding: Any) -> int:
+    return held(str(model), sharding)["bytes"]
+
+
+def test_two_spread_ranks_hold_little_more_than_half_of_what_learns_each(tmp_path: Path):
+    model = tiny_model(tmp_path / "model", width=64, alphabet="".join(map(chr, range(200, 300))))
+    (alone,) = run_ranks(1, weights_gradients_and_moments, model, "none")
+    parameters = load_model(str(model)).model.num_parameters()
+    assert alone == pytest.approx(4 * 4 * parameters, rel=0.01), "weight, gradient and two moments in fp32"
+    assert max(run_ranks(2, weights_gradients_and_moments, model, "full")) <= 0.62 * alone
+
+
+MMAP_THRESHOLD = -3
+
+
+def most_held(world: World, folder: Path) -> float:
+    """What this process held at most while all roles were made and spread, in sizes of the model they start from."""
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 16)  # what is let go goes back to the system, as large tensors do
+    shape = ArchitectureConfig(layers=8, width=512, heads=2, positions=16, alphabet="abcd=")
+    start, config = build_model(shape, seed=0), tiny_config(folder / str(world.rank))
+    size = sum(4 * weight.numel() for weight in start.model.parameters())
+    Path("/proc/self/clear_refs").write_text("5")
+    before = kilobytes("VmRSS")
+    build_roles(config, start, world, Console(quiet=True))
+    return 1 + 1024 * (kilobytes("VmHWM") - before) / size
+
+
+def kilobytes(name: str) -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory of a process")
+def test_no_more_than_one_whole_model_is_held_beside_the_one_that_roles_start_from(tmp_path: Path):
+    """1 + 1 and half of the reference, which is spread before the PRM's model is copied."""
+    assert max(run_ranks(2, most_held, tmp_path, sharding="full")) < 2.75
