@@ -176,7 +176,7 @@ def _assumed(config: TrainConfig) -> Iterator[str]:
         f"{MATRIX_SHARE:.0%} of the peak in products, {MEMORY_SHARE:.0%} of the memory's speed, {LINK_SHARE:.0%} of "
         f"the wires'; {1 - USABLE:.0%} of memory left free"
     )
-    yield "not in the memory: the host's, where each rank first holds its models whole before they are spread"
+    yield "not in the memory: the host's, where each rank first holds two models whole before they are spread"
     yield "not in the time: groups that the filter drops (sampled again), verification, evaluation, checkpoints"
     if config.rollout.ahead:
         yield "rollout.ahead is not: sampling beside learning takes the memory of both and the time of the longer"
