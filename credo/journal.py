@@ -20,7 +20,7 @@ from credo.config import TrainConfig
 from credo.console import Console, duration
 from credo.dist.world import World
 from credo.evaluation.held_out import evaluate_policy
-from credo.loggers import JsonlLogger, Loggers, tracker
+from credo.loggers import Loggers
 from credo.measures.intervals import paired_gain
 from credo.models.precision import with_compute_chosen
 from credo.recipe import flat, to_toml
@@ -73,7 +73,7 @@ class Journal:
         self._found = world.first(lambda: folder.begin(resume, flat(config), to_toml(config), console.warn))
         self.saver = Saver(folder.checkpoints, config.checkpoint, world=world, remote=remote, warn=console.warn)
         self.logger = Loggers([])
-        world.first(self._open_loggers)
+        world.first(lambda: self.logger.begin(folder.folder / METRICS, config.run, flat(config)))
 
     def restore(self, parts: Parts) -> int:
         """Collective. Writes the newest checkpoint into ``parts``; the steps already made, 0 for a fresh run."""
@@ -119,7 +119,7 @@ class Journal:
         due = step % every == 0 or step == config.run.steps
         if not parts.held_out or not due or (evaluated and evaluated[-1]["step"] == step):
             return
-        with self.console.stage("evaluating", "tokens") as progress:
+        with self.world.stage("evaluating"), self.console.stage("evaluating", "tokens") as progress:
             evaluation = evaluate_policy(
                 parts.held_out,
                 engine=parts.engine,
@@ -135,11 +135,10 @@ class Journal:
                 seed=EVALUATION_SEED,
                 progress=progress,
             )
-        summary = evaluation.summary()
-        known = {key: value if math.isfinite(value) else None for key, value in summary.items()}
-        row = {"step": step, **known, "scores": evaluation.scores}
-        with self.world.stage("writing an evaluation"):
-            self.world.first(partial(self.folder.append, EVALUATION, row))
+            summary = evaluation.summary()
+            known = {key: value if math.isfinite(value) else None for key, value in summary.items()}
+            append = partial(self.folder.append, EVALUATION, {"step": step, **known, "scores": evaluation.scores})
+            self.world.first(append)
         self.console.say(
             f"after step {step}: accuracy {summary['eval/accuracy']:.3f} (95 % interval "
             f"{summary['eval/accuracy_low']:.3f} to {summary['eval/accuracy_high']:.3f}) on {len(parts.held_out):,} "
@@ -189,11 +188,6 @@ class Journal:
             return {}
         lines = [line for name in (METRICS, EVALUATION) for line in self.folder.read_lines(name)]
         return worths(lines, self.config.checkpoint.metric)
-
-    def _open_loggers(self) -> None:
-        run = self.config.run
-        trackers = [tracker(kind, run.name, self.folder.folder, flat(self.config)) for kind in run.trackers]
-        self.logger = Loggers([JsonlLogger(self.folder.folder / METRICS), *trackers])
 
     def _write(
         self, step: int, parts: Parts, metrics: Mapping[str, float], groups: tuple[Group, ...], made: Step | None

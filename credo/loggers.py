@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from credo.config import Tracker
+from credo.config import RunConfig, Tracker
 
 
 @runtime_checkable
@@ -96,6 +96,11 @@ class Loggers:
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.loggers = tuple(loggers)
+
+    def begin(self, metrics: Path, run: RunConfig, config: Mapping[str, Any]) -> None:
+        """Opens those of a ``run``: the file of its ``metrics``, and its trackers."""
+        trackers = [tracker(kind, run.name, metrics.parent, config) for kind in run.trackers]
+        self.loggers = (JsonlLogger(metrics), *trackers)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tells every logger."""

@@ -68,18 +68,15 @@ def build_roles(config: TrainConfig, start: CausalModel, world: World, console: 
 def whole_policy(config: TrainConfig, start: CausalModel, world: World) -> PreTrainedModel:
     """The policy at its start, whole on each rank, to sample from where :func:`build_roles` will spread it.
 
-    It is on ``world.device`` at once. Not so under an adapter, where its weights are those of ``start``, of which roles
-    are yet to be copied, and which stay whole.
+    Under an adapter the weights are those of ``start``, which roles are yet to be copied from, and which stay whole.
     """
-    model: Any = start.model if config.lora.rank else copy.deepcopy(start.model).to(world.device)
+    model: Any = start.model
+    model = model if config.lora.rank else copy.deepcopy(model).to(world.device)
     return with_adapter(model, config.lora, mixed_seed(config.run.seed, POLICY))
 
 
 def _prm(config: TrainConfig, start: CausalModel, world: World, console: Console) -> tuple[Prm, Reference | None]:
-    """PRM and reference; no reference where that is the policy.
-
-    The reference is spread before the PRM's model is there: a host with a rank for each GPU has no room for both whole.
-    """
+    """PRM and reference, if that is not the policy; spread before the PRM is there, as hosts lack room for both."""
     settings = _settings(config, world)
     if config.prm.top_layers:
         model = _own_model("prm.path", config.prm.path, config, start, world)
@@ -181,12 +178,9 @@ def _warn_of_record(config: TrainConfig, reference: CausalModel, console: Consol
 
 
 def _warn_of_sizes(prm: Prm | None, reference: Reference | Policy | None, console: Console) -> None:
-    if prm is not None and reference is not None and _size(prm.model) != _size(reference.model):
+    sizes = [role.model.num_parameters() for role in (prm, reference) if role is not None]
+    if len(set(sizes)) > 1:
         console.warn(
-            f"The PRM has {_size(prm.model):,} parameters and its reference {_size(reference.model):,}; unless it was "
+            f"The PRM has {sizes[0]:,} parameters and its reference {sizes[1]:,}; unless it was "
             "trained against this reference its log-ratios say little but length. prm.reference = 'own' is its start."
         )
-
-
-def _size(model: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from credo.config import PrmTrainingConfig, SftConfig
 from credo.console import Console, duration
 from credo.dist.world import World
 from credo.interruption import Interrupted, Interruption
-from credo.loggers import JsonlLogger, Loggers, tracker
+from credo.loggers import Loggers
 from credo.models.optim import GradientStep, Optimizer
 from credo.models.precision import with_compute_chosen
 from credo.recipe import flat, to_toml
@@ -111,22 +111,17 @@ def learn(tuning: Tuning, journal: Journal, interruption: Interruption) -> bool:
     """Collective. The steps from where the run stands to the last. False if it was interrupted before that; a
     checkpoint is written then."""
     step, steps, world = journal.restore(tuning), tuning.steps, journal.world
-
-    def validated() -> dict[str, float]:
-        with world.stage("validating"):
-            return tuning.validate(step)
-
-    if step == 0 and (found := validated()):
-        journal.log(0, found)
+    if step == 0 and (found := tuning.validate(0)):
+        world.first(partial(journal.logger.log, 0, found))
     if step == steps:
-        validated()  # it was killed with all steps made; the model's folder wants the figures
+        tuning.validate(steps)  # it was killed with all steps made; the model's folder wants the figures
     for batch in islice(tuning.batches(), step, None):
         with world.stage("learning"):
             metrics = tuning.step(step, batch)
-        step += 1
-        if step % (tuning.evaluate_every or steps) == 0 or step == steps:
-            metrics |= validated()
-        journal.log(step, metrics)
+            step += 1
+            if step % (tuning.evaluate_every or steps) == 0 or step == steps:
+                metrics |= tuning.validate(step)
+            world.first(partial(journal.logger.log, step, metrics))
         stopping = world.any(interruption.requested)
         if stopping or step % journal.config.checkpoint.every == 0 or step == steps:
             journal.save(step, tuning)
@@ -148,7 +143,7 @@ class Journal:
         )
         self.saver = Saver(folder.checkpoints, config.checkpoint, world=world, remote=remote, warn=console.warn)
         self.logger = Loggers([])
-        world.first(self._open_loggers)
+        world.first(lambda: self.logger.begin(folder.folder / METRICS, config.run, flat(config)))
 
     def restore(self, tuning: Tuning) -> int:
         """Collective. Makes of the learner what was saved last; the steps already made.
@@ -165,11 +160,6 @@ class Journal:
         self.world.everywhere(partial(restore, self.found, policy=tuning.learner, prm=None))
         self.console.say(f"Resumed after step {self.found.step} from {self.found.folder}.")
         return self.found.step
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Collective. Takes down the metrics of ``step``."""
-        with self.world.stage("writing what a step has made"):
-            self.world.first(partial(self.logger.log, step, metrics))
 
     def save(self, step: int, tuning: Tuning) -> None:
         """Collective. Writes a checkpoint of the finished ``step``."""
@@ -192,11 +182,6 @@ class Journal:
         """Writes what is held back."""
         with closing(self.logger):
             self.saver.close()
-
-    def _open_loggers(self) -> None:
-        run, folder = self.config.run, self.folder.folder
-        trackers = [tracker(kind, run.name, folder, flat(self.config)) for kind in run.trackers]
-        self.logger = Loggers([JsonlLogger(folder / METRICS), *trackers])
 
 
 class Progress:

@@ -139,10 +139,9 @@ def table(compared: Sequence[Comparison]) -> str:
 
 
 def _altered(config: TrainConfig, folder: Path, name: str, steps: int) -> TrainConfig:
-    """``config`` in a folder of its own, with a checkpoint after ``steps`` and all roles learning by then."""
+    """``config`` in a folder of its own, with a checkpoint after ``steps``, not judged, and all roles learning."""
     run = replace(config.run, folder=str(folder), name=name, steps=2 * steps + 1, trackers=())
-    kept = {"keep": 3, "best": 0, "metric": CheckpointConfig().metric}  # of so few steps none may know that metric
-    checkpoint = replace(config.checkpoint, every=steps, remote="", rollouts_every=1, **kept)
+    checkpoint = CheckpointConfig(every=steps, keep=3, asynchronous=config.checkpoint.asynchronous, rollouts_every=1)
     prm = replace(config.prm, warmup_steps=min(config.prm.warmup_steps, steps - 1))
     critic = replace(config.critic, warmup_steps=min(config.critic.warmup_steps, steps - 1))
     return replace(config, run=run, checkpoint=checkpoint, prm=prm, critic=critic)

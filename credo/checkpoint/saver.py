@@ -173,15 +173,11 @@ class Saver:
 
 
 def fetched(config: CheckpointConfig, run: Path, world: World, warn: Callable[[str], None]) -> Remote | None:
-    """Collective. The copy of the run in ``run`` elsewhere, if there is to be one, after a look for a checkpoint in it.
-
-    Raises as :class:`Remote` and its ``fetch`` do.
-    """
-    if not config.remote:
-        return None
+    """Collective. The copy of ``run`` elsewhere, if there is one, after its ``fetch``; raises what that does."""
     # Half of what the others wait for the first rank, which alone asks it.
-    remote = Remote(config.remote, run, limit=world.timeout / 2)
-    world.first(partial(remote.fetch, warn))
+    remote = Remote(config.remote, run, limit=world.timeout / 2) if config.remote else None
+    if remote is not None:
+        world.first(partial(remote.fetch, warn))
     return remote
 
 

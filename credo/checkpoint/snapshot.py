@@ -145,8 +145,7 @@ def see(folder: Path) -> None:
     """Raises RuntimeError if the ``folder`` is not here that the first rank has found or made."""
     if not folder.is_dir():
         raise RuntimeError(
-            f"This rank does not see {folder}, which the first one does; let it, and so run.folder, be on a disk that "
-            "all ranks share."
+            f"This rank does not see {folder}, which the first one does; put run.folder on a disk that all ranks share."
         )
 
 

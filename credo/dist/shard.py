@@ -35,9 +35,8 @@ def shard(model: nn.Module, layers: list[nn.Module], world: World, *, forward: s
     )
 
     mesh = init_device_mesh(world.device, (world.size,))
-    apart = {weight for weight in model.parameters() if weight.requires_grad}
-    if len(apart) == sum(1 for _ in model.parameters()):
-        apart.clear()  # not kept under another name either: what is spread is to be let go, layer by layer
+    mixed = not all(weight.requires_grad for weight in model.parameters())
+    apart = {weight for weight in model.parameters() if mixed and weight.requires_grad}  # what is in a list is not freed
     for weight in apart:
         weight.data = weight.data.to(world.device)
     options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True, "ignored_params": apart}

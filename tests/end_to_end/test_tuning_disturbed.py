@@ -197,7 +197,7 @@ def test_a_full_disk_is_said_on_all_ranks(tmp_path: Path):
     tiny_model(tmp_path / "model")
     first, second = run_ranks(2, disturbed, tmp_path, 0, fill)
     assert "File too large" in first
-    assert re.search("Rank 0 of 2 failed in 'writing .*File too large", second)
+    assert re.search("Rank 0 of 2 failed in 'learning'.*File too large", second)
 
 
 def on_a_disk_of_its_own(world: World, folder: Path) -> str:
