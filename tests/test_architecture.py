@@ -51,7 +51,7 @@ LAZY |= {"wandb", "trackio", "datasketch", "fastapi", "uvicorn"}
 ALGO_MAY_IMPORT = {"torch", "jaxtyping"}
 
 BANNED_NAMES = {"utils", "helpers", "manager", "handler", "core"}
-FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 29_000
+FUNCTION_LINES, FILE_LINES, PACKAGE_LINES = 60, 350, 29_100
 
 # Tests without a module of their own name:
 ALONE = {
