@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,7 +164,8 @@ def disturbed(world: World, folder: Path, who: int, disturbance: Callable[[Path]
     sections: dict[str, Any] = {"run": options, "sft": {"evaluate_every": 0}, "checkpoint": {"every": 100}}
     config = config_of("sft", folder / f"rank-{world.rank}", model=str(folder / "model"), **sections)
     come = partial(disturbance, folder / "runs" / "run") if world.rank == who else lambda: None
-    with pytest.raises((RuntimeError, OSError)) as error:
+    out = redirect_stdout(io.StringIO())  # which may be a file that is full too
+    with out, pytest.raises((RuntimeError, OSError)) as error:
         tune(config, "model", lambda config, journal: Disturbed(config, journal, world, come), world=world)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return str(error.value)
