@@ -33,17 +33,19 @@ def row_logprobs(
     world: World = ALONE,
 ) -> list[Float[Tensor, " _"]]:
     """Collective. The log-prob of every response token of each row, on the CPU; ``progress`` is told of rows done."""
-    own: dict[int, Tensor] = {}
+    spans = [len(response) for _, response in rows]
+    values = torch.zeros(sum(spans))  # one piece: small ones that stay would pin the memory of large ones that go
+    found = values.split(spans)
     lengths = torch.tensor([len(prompt) + len(response) for prompt, response in rows], dtype=torch.int64)
     division = divided(lengths, token_budget, world)
     for turn, part in enumerate(division.parts):
         tokens, attention, mask = collate_demonstrations([rows[row] for row in part.tolist()], pad_id)
         logprobs = response_logprobs(model, tokens, attention, mask, compute=compute).cpu()
         if turn < division.worked:
-            own |= {row: logprobs[here][mask[here]] for here, row in enumerate(part.tolist())}
+            for here, row in enumerate(part.tolist()):
+                found[row].copy_(logprobs[here][mask[here]])
             progress(len(part) * world.size)
-    found = {row: values for share in world.gather(own) for row, values in share.items()}
-    return [found[row] for row in range(len(rows))]
+    return list(world.all_reduce(values, "sum").split(spans))
 
 
 def row_totals(logprobs: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, " N"]:
