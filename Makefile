@@ -2,14 +2,14 @@
 # make test   install, then run the tests
 # make test-slow  those that take over a minute: a real language model, a Ray cluster, faults on purpose
 # make test-vllm  the tests of the vLLM engine on the CPU, in an environment of its own
-# make check  what CI runs: format, lint, types, then make test
+# make check  format, lint, types, then make test; CI runs it, then make test-slow
 # make bench  measure this machine and, beside it, credo and its rivals (about an hour); benchmarks/results keeps it
 # Each installs what it needs into .venv, and again only when pyproject.toml has changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-slow test-vllm bench check format clean
 
