@@ -17,7 +17,7 @@ from typing import Any, Literal
 from credo.dist.world import World
 
 LIMIT = 60.0
-GRACE = 3.0
+GRACE = 8.0
 """Seconds that the others have to report too, once one rank has failed."""
 STARTER = multiprocessing.get_context("forkserver")
 STARTER.set_forkserver_preload(["credo.train", "transformers.models.llama.modeling_llama"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -33,9 +33,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_is_quick_and_needs_no_torch():
     program = "import sys, credo.cli; credo.cli.main(['--help']); print(sorted({'torch', 'tyro'} & set(sys.modules)))"
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
-    assert time.perf_counter() - started < 1.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the processor, which other tests use too
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert run.stdout.splitlines()[-1] == "[]"
 
 

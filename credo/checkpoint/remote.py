@@ -18,7 +18,7 @@ from credo.checkpoint.retention import retained
 from credo.console import first_line
 
 FETCHED = "fetched"
-"""Beside the checkpoints: what has come of one so far."""
+"""Beside the checkpoints: what has come of one so far, until all of it is here."""
 RECORDS = ("*.jsonl", "*.toml")
 """Files beside the checkpoints without which the run could not go on as itself."""
 
@@ -43,9 +43,10 @@ class Remote:
         Damaged ones are named through ``warn``, and so is a remote that cannot be asked where the run can go on from
         its own. Raises ValueError if there are only damaged ones, or if it cannot be found out whether there are any.
         """
-        newest = max(steps_in(self.run / "checkpoints"), default=-1)
+        newest, aside = max(steps_in(self.run / "checkpoints"), default=-1), self.run / "checkpoints" / FETCHED
+        found: list[int] = []
         try:
-            Background(partial(self._fetch, warn, newest)).wait(self.limit)
+            Background(partial(self._fetch, aside, warn, newest, found)).wait(self.limit)
         except ValueError:
             raise
         except Exception as error:
@@ -56,6 +57,12 @@ class Remote:
                     "launch.timeout if it is only slow; leave checkpoint.remote empty to start anew."
                 ) from error
             warn(f"{said} The run goes on from its own.")
+            return
+        for step in found:
+            for path in (aside / "records").iterdir():
+                path.replace(self.run / path.name)
+            (aside / "checkpoint").rename(aside.parent / name_of(step))
+        shutil.rmtree(aside, ignore_errors=True)
 
     def follow(self, newest: int, worth: Mapping[int, float], *, keep: int, best: int) -> str:
         """Brings the copy up to date after the checkpoint of step ``newest``; returns what has prevented it, or "".
@@ -71,34 +78,35 @@ class Remote:
             )
         return ""
 
-    def _fetch(self, warn: Callable[[str], None], newest: int) -> None:
-        checkpoints, damaged = self.run / "checkpoints", []
-        aside = checkpoints / FETCHED
+    def _fetch(self, aside: Path, warn: Callable[[str], None], newest: int, found: list[int]) -> None:
+        """Into ``aside`` alone: whoever waits for it may have given it up, and the run may go on."""
+        damaged, checkpoint, records = [], aside / "checkpoint", aside / "records"
         for step in reversed(self._steps()):
             if step <= newest:
                 return
             if not self._files.exists(self._at(step, MANIFEST)):
                 continue
             manifest = self._files.cat_file(self._at(step, MANIFEST))
-            if not (aside / MANIFEST).exists() or (aside / MANIFEST).read_bytes() != manifest:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir(parents=True)
-                (aside / MANIFEST).write_bytes(manifest)
+            if not (checkpoint / MANIFEST).exists() or (checkpoint / MANIFEST).read_bytes() != manifest:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+                checkpoint.mkdir(parents=True)
+                (checkpoint / MANIFEST).write_bytes(manifest)
             for path in self._files.find(self._at(step)):
-                own = aside / path.removeprefix(self._at(step)).lstrip("/")
+                own = checkpoint / path.removeprefix(self._at(step)).lstrip("/")
                 own.parent.mkdir(parents=True, exist_ok=True)
                 if not own.exists() or own.stat().st_size != self._files.size(path):
                     self._files.get_file(path, str(own))
             try:
-                read(aside)
+                read(checkpoint)
             except ValueError as error:
                 warn(f"{error} It was fetched from {self.url}/checkpoints/{name_of(step)}.")
                 damaged.append(name_of(step))
-                shutil.rmtree(aside)
+                shutil.rmtree(checkpoint)
                 continue
+            records.mkdir(exist_ok=True)
             for path in [path for kind in RECORDS for path in self._files.glob(f"{self._root}/{kind}")]:
-                self._files.get_file(path, str(self.run / Path(path).name))
-            aside.rename(checkpoints / name_of(step))
+                self._files.get_file(path, str(records / Path(path).name))
+            found.append(step)
             return
         if damaged:
             raise ValueError(

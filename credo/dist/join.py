@@ -33,7 +33,7 @@ def joined(
     device, joining = choose_device(device), not _already()
     size = os.environ.get("WORLD_SIZE", "1")
     if joining and size == "1" and not offload:
-        yield World(device=device)
+        yield World(device=device, timeout=timeout)
         return
     import torch.distributed as dist
 

@@ -81,7 +81,8 @@ def _row(problem: Problem, drawn: Drawn, verdict: Verdict | Unknown, options: Pr
 
 
 def _marked(options: PrmRolloutsOptions, problems: Sequence[Problem], start: CausalModel) -> dict[str, Problem]:
-    """The problems by a hash of all that their responses and labels depend on."""
+    """The problems by a hash of all that their responses and labels depend on; ``--compute auto`` counts as it stands,
+    whatever it comes to on a machine."""
     free = {"problems", "limit", "output", "at_once", "threads", "device", "concurrent"}
     asked = sorted((name, value) for name, value in vars(options).items() if name not in free), fingerprint(start)
     return {hashlib.sha256(repr((asked, problem)).encode()).hexdigest()[:16]: problem for problem in problems}

@@ -134,7 +134,7 @@ class ServerPool:
             standing.wake.set()
 
     def _keep(self, server: Server) -> None:
-        standing = self._standings[server]
+        standing, unanswered = self._standings[server], 0
         while not self._closing.is_set():
             standing.wake.clear()
             with self._changed:
@@ -155,7 +155,8 @@ class ServerPool:
                     self._out(standing, failure)
                 pause = self._limits.check * min(2 ** max(standing.failures - 1, 0), _LONGEST_PAUSE)
                 self._changed.notify_all()
-            if failure is not None:
+            unanswered = unanswered + 1 if failure is not None and isinstance(failure.__cause__, OSError) else 0
+            if unanswered > 1:
                 server.hang_up()  # one that does not answer its keeper will not answer others
             standing.wake.wait(pause)
 

@@ -165,7 +165,7 @@ class ServerEngine:
         self._pool.look(wait=self.max_lag == 0)
         self._pool.wait_for_one(self._number)
         for old in self._folder.iterdir():
-            if old.name != self._version(self._number):
+            if (self._number_of(old.name) or 0) < self._number - self.max_lag:
                 shutil.rmtree(old, ignore_errors=True)
         asked = [(tuple(row), PROBE_OPTIONS) for row in self._probes.tolist()]
         return torch.tensor(self._answers(Server.score, asked, lag=0))

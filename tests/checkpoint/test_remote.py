@@ -194,6 +194,40 @@ def test_what_hangs_is_given_up(tmp_path: Path):
         Stuck.go_on.set()
 
 
+class Late(LocalFileSystem):
+    """Gives nothing before it is told to."""
+
+    protocol = "late"
+    go_on = threading.Event()
+
+    def get_file(self, *arguments: Any, **options: Any) -> None:
+        self.go_on.wait(60)
+        super().get_file(*arguments, **options)
+
+
+def test_what_comes_too_late_does_not_reach_a_run_that_has_gone_on(tmp_path: Path, away: Path):
+    fsspec.register_implementation("late", Late, clobber=True)
+    ours, old, run = learners(0), tmp_path / "old" / "run", tmp_path / "run"
+    old.mkdir(parents=True)
+    (old / "metrics.jsonl").write_text("theirs")
+    ours.save(saver(f"file://{away}", old, []), 2)
+    ours.saved(run / "checkpoints", 1)
+    (run / "metrics.jsonl").write_text("ours")
+    said: list[str] = []
+    far = remote(f"late://{away}", run, limit=0.1)
+    threads = set(threading.enumerate())
+    far.fetch(said.append)
+    assert "goes on from its own" in said[0]
+    (fetching,) = set(threading.enumerate()) - threads
+    Late.go_on.set()
+    fetching.join(60)
+    assert (run / "metrics.jsonl").read_text() == "ours"
+    assert names(run / "checkpoints") == ["fetched", "step-000001"]
+    remote(f"file://{away}", run).fetch(pytest.fail)
+    assert (run / "metrics.jsonl").read_text() == "theirs"
+    assert names(run / "checkpoints") == ["step-000001", "step-000002"]
+
+
 @pytest.mark.parametrize("url", ["nosuch://bucket", "s3://bucket/runs"])
 def test_a_url_that_cannot_be_reached_is_refused(tmp_path: Path, url: str):
     with pytest.raises(ValueError, match=r"checkpoint\.remote"):

@@ -31,8 +31,8 @@ def started_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_process_that_nobody_else_was_started_with_is_alone(monkeypatch: pytest.MonkeyPatch):
-    with joined() as world:
-        assert (world.rank, world.size) == (0, 1)
+    with joined(timeout=60.0) as world:
+        assert (world.rank, world.size, world.timeout) == (0, 1, 60.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with joined(sharding="full") as world:
