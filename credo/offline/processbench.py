@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -77,6 +78,9 @@ def processbench(options: ProcessBenchOptions) -> None:
         )
     if len({solution.prompt for solution in solutions if solution.subset == options.chosen_on}) < 2:
         raise ValueError(f"'{options.chosen_on}' needs two problems or more to choose a threshold on; give more rows.")
+    for subset in subsets:
+        if len({solution.first_error < 0 for solution in solutions if solution.subset == subset}) < 2:
+            raise ValueError(f"'{subset}' needs solutions with an error and without one for an F1; give more rows.")
     scorer = open_scorer(options.scorer, console)
     with console.stage("scoring", "solutions", len(solutions)) as progress:
         rewards = [
@@ -240,8 +244,11 @@ def _solution(number: int, raw: object, *, default_subset: str) -> Solution:
 
 
 def _limited(solutions: Sequence[Solution], limit: int) -> list[Solution]:
-    """The first ``limit`` of each subset; 0 is all."""
+    """``limit`` of each subset, always the same ones; 0 is all. Not the first ones: published files begin with those
+    that have an error."""
     if limit < 0:
         raise ValueError(f"--limit is 0 or more, got {limit}.")
+    drawn = random.Random(0).sample(range(len(solutions)), len(solutions))
     places: defaultdict[str, count[int]] = defaultdict(count)
-    return [solution for solution in solutions if limit == 0 or next(places[solution.subset]) < limit]
+    kept = [row for row in drawn if limit == 0 or next(places[solutions[row].subset]) < limit]
+    return [solutions[row] for row in sorted(kept)]

@@ -124,7 +124,7 @@ class ProcessBenchOptions:
     form: Literal["single", "accumulated"] = "accumulated"
     """A step is wrong if its own reward is low, or that of all up to it (as in the released evaluation)."""
     limit: int = 0
-    """Use the first so many rows of each subset; 0 uses all."""
+    """Use so many rows of each subset, always the same ones; 0 uses all."""
     output: Path | None = None
     """Also write the figures, with the rewards of every step, to this JSON file."""
     scorer: ScorerOptions = field(default_factory=ScorerOptions)

@@ -126,8 +126,20 @@ def test_from_end_to_end(options: ProcessBenchOptions, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "threshold chosen on the other half of gsm8k" in said
     assert "No threshold was chosen on the rows it judges" in said
-    processbench(replace(options, limit=5))
-    assert len(json.loads(options.output.read_text())["rows"]) == 10
+    processbench(replace(options, limit=8))
+    assert len(json.loads(options.output.read_text())["rows"]) == 16
+
+
+def test_a_limit_leaves_both_kinds_of_rows_that_are_sorted_by_kind(options: ProcessBenchOptions):
+    rows = [json.loads(line) for line in options.input.read_text().splitlines()]
+    rows = [{**row, "subset": "gsm8k", "label": -1 if index >= 12 else 0} for index, row in enumerate(rows)]
+    options.input.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    processbench(replace(options, limit=8))
+    assert options.output is not None
+    assert {row["label"] for row in json.loads(options.output.read_text())["rows"]} == {-1, 0}
+    options.input.write_text("".join(json.dumps(row) + "\n" for row in rows[:12]))
+    with pytest.raises(ValueError, match="'gsm8k' needs solutions with an error and without one"):
+        processbench(options)
 
 
 def test_the_rewards_of_steps_are_those_of_their_tokens(options: ProcessBenchOptions):
