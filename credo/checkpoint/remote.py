@@ -44,9 +44,8 @@ class Remote:
         its own. Raises ValueError if there are only damaged ones, or if it cannot be found out whether there are any.
         """
         newest, aside = max(steps_in(self.run / "checkpoints"), default=-1), self.run / "checkpoints" / FETCHED
-        found: list[int] = []
         try:
-            Background(partial(self._fetch, aside, warn, newest, found)).wait(self.limit)
+            step = Background(partial(self._fetch, aside, warn, newest)).wait(self.limit)
         except ValueError:
             raise
         except Exception as error:
@@ -58,7 +57,7 @@ class Remote:
                 ) from error
             warn(f"{said} The run goes on from its own.")
             return
-        for step in found:
+        if step is not None:
             for path in (aside / "records").iterdir():
                 path.replace(self.run / path.name)
             (aside / "checkpoint").rename(aside.parent / name_of(step))
@@ -78,12 +77,13 @@ class Remote:
             )
         return ""
 
-    def _fetch(self, aside: Path, warn: Callable[[str], None], newest: int, found: list[int]) -> None:
-        """Into ``aside`` alone: whoever waits for it may have given it up, and the run may go on."""
+    def _fetch(self, aside: Path, warn: Callable[[str], None], newest: int) -> int | None:
+        """The newest whole step after ``newest``, if there is one, which then lies in ``aside``. It writes there alone:
+        whoever waits for it may have given it up, and the run may go on."""
         damaged, checkpoint, records = [], aside / "checkpoint", aside / "records"
         for step in reversed(self._steps()):
             if step <= newest:
-                return
+                return None
             if not self._files.exists(self._at(step, MANIFEST)):
                 continue
             manifest = self._files.cat_file(self._at(step, MANIFEST))
@@ -106,13 +106,13 @@ class Remote:
             records.mkdir(exist_ok=True)
             for path in [path for kind in RECORDS for path in self._files.glob(f"{self._root}/{kind}")]:
                 self._files.get_file(path, str(records / Path(path).name))
-            found.append(step)
-            return
+            return step
         if damaged:
             raise ValueError(
                 f"No checkpoint in {self.url} is whole ({', '.join(damaged)}); start again with another run.name or "
                 "remove this one."
             )
+        return None
 
     def _follow(self, newest: int, worth: Mapping[int, float], keep: int, best: int) -> None:
         checkpoints = self.run / "checkpoints"

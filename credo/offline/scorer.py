@@ -64,10 +64,10 @@ class Scorer:
         self, rows: Sequence[Tokens], progress: Callable[[int], None] = lambda rows: None
     ) -> list[Float[Tensor, " _"]]:
         """The reward of every response token of each row; without a reference ``beta * log pi_phi``."""
-        phi = self._logprobs(self.prm.start.model, rows, progress)
-        if self.prm.reference is None:
+        reference = None if self.prm.reference is None else self._logprobs(self.prm.reference, rows)
+        phi = self._logprobs(self.prm.start.model, rows, progress)  # last, so that a row that is told of is done
+        if reference is None:
             return [self.beta * values for values in phi]
-        reference = self._logprobs(self.prm.reference, rows)
         return [self.beta * (ours - theirs) for ours, theirs in zip(phi, reference, strict=True)]
 
     def scored(
